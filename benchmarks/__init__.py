@@ -1,0 +1,1 @@
+"""Benchmarks: ours beside the limit, and a peer where there is one, in one run on one machine."""

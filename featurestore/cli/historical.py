@@ -1,0 +1,102 @@
+"""``historical``: a point-in-time training set from a file of entities and times."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from featurestore.cli.arguments import (
+    features_option,
+    full_names_option,
+    pass_settings,
+    selected_features,
+    service_option,
+)
+from featurestore.cli.output import count, emit_json, json_option, print_table
+from featurestore.cli.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from featurestore.offline.asof import KnownAt
+
+PREVIEW_ROWS = 5
+PREVIEW_COLUMNS = 8
+
+
+@click.command()
+@click.option(
+    "--entities",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="Join keys and event_timestamp (.parquet, .csv or .jsonl); other columns are kept.",
+)
+@features_option
+@service_option
+@click.option(
+    "--known-at",
+    type=click.Choice(["event", "arrival"]),
+    default="event",
+    show_default=True,
+    help="arrival: only rows that had arrived by then, as production would have had it.",
+)
+@full_names_option
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write here (.parquet or .csv)."
+)
+@json_option
+@pass_settings
+def historical(
+    settings: Settings,
+    *,
+    entities: Path,
+    features: Sequence[str],
+    service: str | None,
+    known_at: KnownAt,
+    full_feature_names: bool,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Build a point-in-time training set for a file of entities and times.
+
+    Each row gets its features as of its own event_timestamp. The first rows are shown; --out writes them all, in the
+    order of the file.
+    """
+    from featurestore.cli.frames import check_output, read_entities, write_table
+    from featurestore.cli.requests import needed_types
+    from featurestore.definitions.resolve import resolve
+
+    if out is not None:
+        check_output(out)
+    store = settings.open()
+    wanted = selected_features(store, features, service)
+    request = resolve(store.project, wanted, full_feature_names=full_feature_names)
+    frame = read_entities(entities, needed_types(request))
+    started = time.perf_counter()
+    job = store.get_historical_features(
+        entity_df=frame, features=wanted, full_feature_names=full_feature_names, known_at=known_at
+    )
+    table = job.to_arrow()
+    seconds = time.perf_counter() - started
+    if out is not None:
+        write_table(table, out)
+    if as_json:
+        columns = {field.name: str(field.type) for field in table.schema}
+        emit_json({"rows": table.num_rows, "columns": columns, "seconds": seconds, "out": out and str(out)})
+        return
+    _preview(table)
+    where = f" in {out}" if out else "; --out FILE keeps them"
+    click.echo(f"\n{count(table.num_rows, 'row')} of {count(table.num_columns, 'column')}{where}")
+
+
+def _preview(table: pa.Table) -> None:
+    shown = table.slice(0, PREVIEW_ROWS).select(range(min(table.num_columns, PREVIEW_COLUMNS)))
+    print_table(shown.column_names, [list(row.values()) for row in shown.to_pylist()])
+    left = table.num_columns - shown.num_columns
+    if left:
+        click.echo(f"... and {count(left, 'more column')}: {', '.join(table.column_names[PREVIEW_COLUMNS:])}")

@@ -1,0 +1,1 @@
+"""The row log and point-in-time retrieval over it."""

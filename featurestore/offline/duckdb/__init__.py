@@ -1,0 +1,1 @@
+"""The embedded engine: everything that talks to DuckDB."""

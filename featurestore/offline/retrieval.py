@@ -1,0 +1,218 @@
+"""Point-in-time retrieval: a caller's keys and times joined with the features of any number of views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.definitions import FeatureView
+from featurestore.definitions.resolve import Request
+from featurestore.errors import EntityFrameError, FeatureStoreError, MissingExtraError
+from featurestore.offline.asof import KnownAt, Labels, Visible, evaluate
+from featurestore.offline.duckdb.query import LabelledRows, run_sql
+from featurestore.offline.exact import Statuses
+from featurestore.offline.frame import EntityFrame
+from featurestore.offline.kernels import Ints
+from featurestore.offline.log import RowLog
+from featurestore.offline.windows import Feature
+from featurestore.semantics.on_demand import input_types
+from featurestore.semantics.on_demand import run as run_on_demand
+from featurestore.semantics.rows import Cut
+from featurestore.types import ValueType
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import polars as pl
+
+LogOf = Callable[[FeatureView], RowLog]
+CutsOf = Callable[[FeatureView], Sequence[Cut]]
+
+
+class RetrievalJob:
+    """A retrieval, worked out on first use.
+
+    Rows come back in the order given, one for each input row; every input column is kept, with its type. A feature
+    that shares its name with an input column is refused.
+    """
+
+    def __init__(
+        self, entities: Any, request: Request, log_of: LogOf, cuts_of: CutsOf, known_at: KnownAt = "event"
+    ) -> None:
+        if known_at not in {"event", "arrival"}:
+            raise EntityFrameError(f"known_at is 'event' or 'arrival', not {known_at!r}")
+        self.request = request
+        self.known_at: KnownAt = known_at
+        self._log_of = log_of
+        self._cuts_of = cuts_of
+        self._frame = EntityFrame(run_sql(entities) if isinstance(entities, str) else entities)
+        taken = set(self._frame.table.column_names) & {column.name for column in request.columns}
+        if taken:
+            raise EntityFrameError(
+                f"the entity frame already has a column {min(taken)!r}, which is also a feature's name; "
+                "rename it or ask with full_feature_names=True"
+            )
+
+    @cached_property
+    def features(self) -> dict[tuple[str, str], Feature]:
+        """Values and statuses by (view, feature), in the order of the entity frame."""
+        frame, found = self._frame, {}
+        for view in self.request.views:
+            keys = [frame.typed(key, f"the join key of view {view.name!r},") for key in view.join_keys]
+            names = [field.name for field in view.features]
+            answer = evaluate_view(
+                view, names, self._log_of(view), self._cuts_of(view), keys, times=frame.times, known_at=self.known_at
+            )
+            found.update({(view.name, name): feature for name, feature in answer.items()})
+        found.update(self._on_demand(found))
+        return found
+
+    def _on_demand(self, found: Mapping[tuple[str, str], Feature]) -> dict[tuple[str, str], Feature]:
+        frame, result = self._frame, {}
+        for view in self.request.on_demand:
+            inputs = {
+                feature: python_values(found[projection.view, feature].values)
+                for projection in view.view_inputs
+                for feature in projection.features
+            }
+            for field in view.request_fields:
+                column = frame.typed(field, f"a request field of view {view.name!r},")
+                inputs[field.name] = python_values(column.combine_chunks())
+            answers = run_on_demand(view, inputs, len(frame.times), input_types(view, self.request.views))
+            for field in view.features:
+                values = [answer.value for answer in answers[field.name]]
+                statuses = np.array([answer.status for answer in answers[field.name]], dtype=np.int8)
+                result[view.name, field.name] = Feature(arrow_values(values, field.dtype), statuses)
+        return result
+
+    def to_arrow(self) -> pa.Table:
+        """Return the entity frame's columns, then the features in the order they were asked for."""
+        table = self._frame.table
+        for column in self.request.columns:
+            values = self.features[column.view, column.feature].values
+            table = table.append_column(pa.field(column.name, column.field.dtype.to_arrow()), values)
+        return table
+
+    def statuses(self) -> dict[str, Statuses]:
+        """Return the status of every value (see `Status`), by column."""
+        return {column.name: self.features[column.view, column.feature].statuses for column in self.request.columns}
+
+    def to_df(self) -> pd.DataFrame:
+        """Return a pandas DataFrame; a pandas entity frame keeps its index and types.
+
+        Integer and bool features with nulls are of pandas' nullable types, so that no integer becomes a float.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise MissingExtraError.for_package("pandas", "pandas") from error
+        nullable = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
+        original = self._frame.original
+        from_pandas = isinstance(original, pd.DataFrame)
+        table = self._frame.table
+        columns = {} if from_pandas else {name: table.column(name) for name in table.column_names}
+        columns |= {c.name: self.features[c.view, c.feature].values for c in self.request.columns}
+        series = {
+            name: column.to_pandas(types_mapper=nullable.get if column.null_count else None)
+            for name, column in columns.items()
+        }
+        if not from_pandas:
+            return pd.DataFrame(series)
+        added = pd.DataFrame({name: column.set_axis(original.index) for name, column in series.items()})
+        joined: pd.DataFrame = pd.concat([original, added], axis=1)
+        return joined
+
+    def to_polars(self) -> pl.DataFrame:
+        """Return a polars DataFrame."""
+        try:
+            import polars as pl
+        except ImportError as error:
+            raise MissingExtraError.for_package("polars", "polars") from error
+        frame = pl.from_arrow(self.to_arrow())
+        if not isinstance(frame, pl.DataFrame):
+            raise FeatureStoreError("polars did not read the result as a DataFrame")  # pragma: no cover
+        return frame
+
+
+def evaluate_view(
+    view: FeatureView,
+    features: list[str],
+    log: RowLog,
+    cuts: Sequence[Cut],
+    keys: Sequence[pa.ChunkedArray | pa.Array],
+    *,
+    times: Ints,
+    known_at: KnownAt = "event",
+    visible_of: Callable[[LabelledRows], Visible] | None = None,
+) -> dict[str, Feature]:
+    """Return a view's features for each (key, time).
+
+    Parameters
+    ----------
+    keys
+        The join key columns, of the declared types, in the view's order. A null matches nothing.
+    times
+        Microseconds since the epoch.
+    visible_of
+        Given the rows that may matter, says which of them each label may see besides.
+    """
+    answers: dict[str, Feature] = {}
+    for cut, chosen in _by_cut(view, cuts, times, known_at):
+        mine = [key if chosen is None else key.take(pa.array(chosen)) for key in keys]
+        at = times if chosen is None else times[chosen]
+        found = LabelledRows.read(view, features, log, mine, times=at, cut=cut, all_columns=visible_of is not None)
+        visible = None if visible_of is None else visible_of(found)
+        part = evaluate(view, features, found.rows, Labels(found.labels, at), known_at=known_at, visible=visible)
+        answers = part if chosen is None else _scatter(answers, part, chosen, len(times))
+    return answers
+
+
+def _by_cut(
+    view: FeatureView, cuts: Sequence[Cut], times: Ints, known_at: KnownAt
+) -> list[tuple[int | None, Ints | None]]:
+    """Return each cut in force and the labels it holds for; None for all labels."""
+    if not view.is_lambda or not cuts:
+        return [(None, None)]
+    if known_at == "event":
+        return [(cuts[-1].at, None)]
+    moved = np.array([cut.arrival for cut in cuts], dtype=np.int64)
+    force = np.maximum(np.searchsorted(moved, times, side="right") - 1, 0)  # before the first, the first
+    groups = [(index, np.flatnonzero(force == index)) for index in np.unique(force).tolist()]
+    return [(cuts[index].at, chosen) for index, chosen in groups] or [(cuts[-1].at, None)]
+
+
+def _scatter(answers: dict[str, Feature], part: dict[str, Feature], chosen: Ints, total: int) -> dict[str, Feature]:
+    result = {}
+    for name, feature in part.items():
+        known = answers.get(name)
+        base = known.values if known else pa.nulls(total, feature.values.type)
+        statuses = known.statuses.copy() if known else np.zeros(total, dtype=np.int8)
+        statuses[chosen] = feature.statuses
+        pick = np.arange(total, dtype=np.int64)
+        pick[chosen] = total + np.arange(len(chosen))
+        result[name] = Feature(pa.concat_arrays([base, feature.values]).take(pa.array(pick)), statuses)
+    return result
+
+
+def python_values(array: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Return a column as the store's Python values: timestamps as microseconds."""
+    dtype = array.type
+    if pa.types.is_timestamp(dtype):
+        array = array.cast(pa.int64())
+    elif pa.types.is_list(dtype) and pa.types.is_timestamp(dtype.value_type):
+        array = array.cast(pa.list_(pa.int64()))
+    values: list[Any] = array.to_pylist()
+    return values
+
+
+def arrow_values(values: Sequence[Any], dtype: ValueType) -> pa.Array:
+    """Return the store's Python values as a column."""
+    target = dtype.to_arrow()
+    if pa.types.is_timestamp(target):
+        return pa.array(values, type=pa.int64()).cast(target)
+    if pa.types.is_list(target) and pa.types.is_timestamp(target.value_type):
+        return pa.array(values, type=pa.list_(pa.int64())).cast(target)
+    return pa.array(values, type=target)

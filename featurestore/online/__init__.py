@@ -1,0 +1,1 @@
+"""The key-value contract, the value codec and the stores that implement it."""

@@ -1,0 +1,157 @@
+"""How a view's state is laid out online: which accumulators, in tiles of which lengths, kept for how long.
+
+Tiles of the view's smallest hop form level 0, of the next hop level 1, and so on. A window whose hop is that of level
+j is read as level-j tiles from its tail, then ever smaller ones up to the tile that holds ``t``. A section keeps what
+any reader may ask for whose clock is at most `max_clock_skew` behind the section's greatest arrival; what is older is
+dropped, or folded into a *base* for windows over all history.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from featurestore.definitions import Aggregation, FeatureView
+from featurestore.definitions.project import digest, row_fingerprint
+from featurestore.semantics.accumulators import Accumulator, accumulator_for
+from featurestore.semantics.windows import Window, floor_to
+from featurestore.types import ValueType
+
+FORMAT = 1
+_CHUNKS_PER_WINDOW = 4
+
+
+class Piece(NamedTuple):
+    """Tiles of one level with ``start <= tile start < end``."""
+
+    level: int
+    start: int
+    end: int
+
+
+class Output(NamedTuple):
+    """One aggregation: its window, its column's type and the index of the accumulator that answers it."""
+
+    aggregation: Aggregation
+    window: Window
+    level: int
+    dtype: ValueType | None
+    accumulator: int
+
+
+class WindowLayout:
+    """Layout of a window view. Times and lengths are in microseconds.
+
+    Attributes
+    ----------
+    hops
+        Length of a tile by level, ascending.
+    accumulators
+        All accumulators; those of a tile of level j are `tile_accumulators[j]`, as indices.
+    base_accumulators
+        By level, the accumulators (as indices) that windows over all history with that hop need.
+    positions
+        By accumulator, the place of its column among a row's values (input columns, then join keys); None: no column.
+    spans
+        Length of a chunk by level: a whole number of tiles.
+    """
+
+    def __init__(self, view: FeatureView, skew: int) -> None:
+        self.skew = skew
+        self.hops = view.hops
+        self.accumulators: list[Accumulator] = []
+        types = {field.name: field.dtype for field in (*view.schema, *view.join_keys)}
+        known: dict[tuple[Any, ...], int] = {}
+        outputs = []
+        for aggregation in view.aggregations:
+            dtype = types.get(aggregation.column or "")
+            accumulator = accumulator_for(aggregation, dtype)
+            index = known.setdefault(accumulator.identity, len(self.accumulators))
+            if index == len(self.accumulators):
+                self.accumulators.append(accumulator)
+            window = aggregation.window
+            outputs.append(Output(aggregation, window, self.hops.index(window.hop), dtype, index))
+        self.outputs = tuple(outputs)
+        places = {field.name: place for place, field in enumerate((*view.columns, *view.join_keys))}
+        self.positions = [None if acc.column is None else places[acc.column] for acc in self.accumulators]
+        levels = range(len(self.hops))
+        self.tile_accumulators = [
+            sorted({out.accumulator for out in outputs if out.level >= level}) for level in levels
+        ]
+        self.base_accumulators = [
+            sorted({out.accumulator for out in outputs if out.level == level and out.window.length is None})
+            for level in levels
+        ]
+        self.has_base = any(self.base_accumulators)
+        self.spans = [self._span(level) for level in levels]
+
+    def _span(self, level: int) -> int:
+        """Return a chunk length such that a window is read from few chunks and an event rewrites a small one."""
+        hop = self.hops[level]
+        needs = [hop]
+        needs += [out.window.length for out in self.outputs if out.level == level and out.window.length is not None]
+        if level + 1 < len(self.hops):
+            needs.append(self.hops[level + 1])
+        return max(1, -(-max(needs) // (hop * _CHUNKS_PER_WINDOW))) * hop
+
+    def kept_from(self, level: int, arrival: int) -> int | None:
+        """Return the start of the oldest tile of a level that is kept at a section's greatest arrival (None: all)."""
+        t = arrival - self.skew
+        starts = [floor_to(t, self.hops[level + 1])] if level + 1 < len(self.hops) else []
+        for out in self.outputs:
+            if out.level == level:
+                start = self.base_end(level, arrival) if out.window.length is None else out.window.bounds(t)[0]
+                assert start is not None  # noqa: S101  (a bounded window has a start)
+                starts.append(start)
+        return min(starts)
+
+    def base_end(self, level: int, arrival: int) -> int:
+        """Return the time before which a level's base holds all rows; of tiles only those after it count beside it."""
+        offsets = [out.window.offset for out in self.outputs if out.level == level and out.window.length is None]
+        return floor_to(arrival - self.skew - max(offsets, default=0), self.hops[level])
+
+    @property
+    def horizon(self) -> int | None:
+        """How far before its greatest arrival a section needs rows; None where it needs all."""
+        if self.has_base:
+            return None
+        longest = max((out.window.length or 0) + out.window.offset for out in self.outputs)
+        return longest + 2 * self.hops[-1] + self.skew
+
+    def pieces(self, out: Output, t: int, base_end: int | None) -> list[Piece]:
+        """Return the tiles that together are the window at `t`; with `base_end`, those not in the base."""
+        start, end = out.window.bounds(t)
+        if start is None:
+            assert base_end is not None  # noqa: S101  (windows over all history start at the base's end)
+            start = base_end
+        if out.window.offset:
+            return [Piece(out.level, start, end)] if start < end else []
+        pieces = []
+        for level in range(out.level, -1, -1):
+            # the head tile holds only rows before t: whoever evaluates at t has made sure of that
+            upto = floor_to(end, self.hops[level]) if level else -(-end // self.hops[0]) * self.hops[0]
+            if start < upto:
+                pieces.append(Piece(level, start, upto))
+                start = upto
+        return pieces
+
+
+def state_fingerprint(project: str, view: FeatureView, skew: int) -> bytes:
+    """Return the 16 bytes that name a view's stored state: equal where the stored bytes mean the same."""
+    keys = [(key.name, str(key.dtype)) for key in view.join_keys]
+    shape: list[Any] = ["state"]
+    if view.is_window:
+        layout = WindowLayout(view, skew)
+        shape = [
+            "window",
+            [list(map(str, accumulator.identity)) for accumulator in layout.accumulators],
+            layout.hops,
+            layout.tile_accumulators,
+            layout.base_accumulators,
+            layout.spans,
+            [(out.level, out.window.length, out.window.offset) for out in layout.outputs],
+            skew,
+        ]
+    facts = [FORMAT, project, view.name, row_fingerprint(view), keys, view.is_lambda, shape]
+    return bytes.fromhex(digest(msgspec.json.encode(facts)))

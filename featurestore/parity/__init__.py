@@ -1,0 +1,1 @@
+"""Proof that online and offline agree: the serving log, verify and explain."""

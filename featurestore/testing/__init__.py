@@ -1,0 +1,1 @@
+"""Conformance suites and strategies that any new backend can run."""

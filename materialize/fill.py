@@ -1,0 +1,28 @@
+"""Fills a view's online state from its log: for a new or changed definition, and for a store that lost its data."""
+
+from __future__ import annotations
+
+from featurestore.offline.duckdb.query import writers
+from featurestore.offline.log import RowLog
+from featurestore.online.view import OnlineView
+from featurestore.semantics.rows import BATCH_WRITER
+
+
+def fill(log: RowLog, online: OnlineView, cut: int | None) -> int:
+    """Write whole sections for every key and writer of a log; return how many.
+
+    Rows that are logged meanwhile are not lost: the watermarks set here end where the log did before it was read, and
+    whoever applies next starts from them.
+
+    Parameters
+    ----------
+    cut
+        The cut in force of a lambda view, in microseconds; None where there is none yet, then batch rows do not count.
+    """
+    names = [name for name in writers(log) if name != BATCH_WRITER or cut is not None or not online.view.is_lambda]
+    through = {name: log.sequence(name) for name in names}
+    rows = log.sorted_rows(writers=names, horizon=online.horizon, batch_before=cut)
+    count = online.rewrite(rows, through, cut)
+    if cut is not None:
+        online.set_cut(cut)
+    return count

@@ -1,0 +1,114 @@
+"""The second half of a job: from the log to the online store, and the cut. It may be repeated at any point."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from featurestore.definitions import FeatureView
+from featurestore.materialize.context import JobContext
+from featurestore.materialize.fill import fill
+from featurestore.offline.log import RowLog
+from featurestore.semantics.rows import BATCH_WRITER, Cut
+from featurestore.semantics.windows import floor_to
+
+
+class Publisher:
+    """Brings the views of a log level with what a job committed.
+
+    Parameters
+    ----------
+    context
+        What jobs work with.
+    log
+        The log.
+    job, start, end
+        The job's number and its range in microseconds, half-open.
+    version
+        The log's version that the job committed.
+    """
+
+    def __init__(self, context: JobContext, log: RowLog, job: int, bounds: tuple[int, int], version: int) -> None:
+        self._context = context
+        self._log = log
+        self._job = job
+        self._start, self._end = bounds
+        self._version = version
+        before = log.batch_keys(*bounds, version - 1)
+        after = log.batch_keys(*bounds, version)
+        self._keys = _union(before, after)
+        self._sequence_before = log.sequence(BATCH_WRITER, version - 1)
+
+    def publish(self) -> int:
+        """Write online state and move cuts, then close the job; return how many keys it touched."""
+        registry, fingerprint = self._context.registry, self._log.fingerprint
+        registry.update_job(fingerprint, self._job, "logged")
+        self._context.hook("recorded")
+        for view in self._context.readers_of(fingerprint):
+            self._publish_view(view)
+            self._context.hook(f"view:{view.name}")
+        registry.update_job(fingerprint, self._job, "done")
+        return int(self._keys.num_rows)
+
+    def _publish_view(self, view: FeatureView) -> None:
+        """Write every key first, then move the cut: readers go from one state to the other at once."""
+        known = self._cut_in_force(view)
+        cut = self._next_cut(view, known) if view.is_lambda else None
+        online = self._context.online(view)
+        if online is not None:
+            if not online.ready():
+                fill(self._log, online, cut)
+                online.mark_ready()
+            elif cut is not None or not view.is_lambda:
+                self._rewrite(view, known, cut)
+            self._context.hook(f"online:{view.name}")
+            if cut is not None and online.cut() != cut:
+                online.set_cut(cut)
+            self._context.hook(f"cut:{view.name}")
+        if cut is not None and cut != known:
+            moved = Cut(cut, self._context.clock.now())
+            self._context.registry.record_cut(view.name, self._log.fingerprint, moved)
+
+    def _rewrite(self, view: FeatureView, known: int | None, cut: int | None) -> None:
+        """Write the batch sections of the keys that changed, or of all where the store lacks earlier jobs."""
+        online = self._context.online(view)
+        assert online is not None  # noqa: S101  (the caller looked)
+        version = self._log.version()
+        mark = online.watermark(BATCH_WRITER)
+        behind = mark < self._job and mark != self._sequence_before
+        keys = self._keys
+        if cut is not None and known is not None and cut > known:
+            keys = _union(keys, self._log.batch_keys(known, cut, version))
+        rows = self._log.sorted_rows(
+            keys=None if behind or (cut is not None and known is None) else keys,
+            writers=[BATCH_WRITER],
+            horizon=online.horizon,
+            batch_before=cut,
+            version=version,
+        )
+        online.rewrite(rows, {BATCH_WRITER: self._log.sequence(BATCH_WRITER, version)}, cut, keys)
+
+    def _cut_in_force(self, view: FeatureView) -> int | None:
+        cuts = self._context.registry.cuts(view.name, self._log.fingerprint) if view.is_lambda else []
+        return cuts[-1].at if cuts else None
+
+    def _next_cut(self, view: FeatureView, known: int | None) -> int | None:
+        """Return where the cut is to be: as far as the job and the batch rows reach, and never further back.
+
+        A range that begins beyond the cut leaves a gap that only stream rows fill, so it does not move the cut.
+        Neither does time for which the source holds nothing yet: there, too, the stream goes on counting.
+        """
+        if known is not None and self._start > known:
+            return known
+        newest = self._log.newest_batch_time(self._version)
+        if newest is None:
+            return known
+        step = view.cut_step
+        reached = min(floor_to(self._end, step), -floor_to(-(newest + 1), step))
+        return reached if known is None else max(known, reached)
+
+
+def _union(first: pa.Table, second: pa.Table) -> pa.Table:
+    """Return the distinct keys of two tables."""
+    if not first.column_names:  # a view without join keys has one key or none
+        return first if first.num_rows else second
+    return pa.concat_tables([first, second]).group_by(first.column_names).aggregate([])

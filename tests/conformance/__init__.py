@@ -1,0 +1,1 @@
+"""Tests that every path and store passes: the suites of featurestore.testing."""
