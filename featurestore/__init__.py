@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featurestore.definitions import (
         Aggregation,
+        BigQuerySource,
         Entity,
         FeatureService,
         FeatureView,
         Field,
         FileSource,
         FileStreamSource,
+        HiveSource,
         OnDemandFeatureView,
         PushSource,
         RequestSource,
+        SqlSource,
         on_demand_feature_view,
     )
     from featurestore.errors import FeatureStoreError
@@ -32,15 +35,18 @@ _HOMES = {
     **dict.fromkeys(
         [
             "Aggregation",
+            "BigQuerySource",
             "Entity",
             "FeatureService",
             "FeatureView",
             "Field",
             "FileSource",
             "FileStreamSource",
+            "HiveSource",
             "OnDemandFeatureView",
             "PushSource",
             "RequestSource",
+            "SqlSource",
             "on_demand_feature_view",
         ],
         "featurestore.definitions",
@@ -49,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "Aggregation",
+    "BigQuerySource",
     "Entity",
     "FeatureService",
     "FeatureStore",
@@ -57,9 +64,11 @@ __all__ = [
     "Field",
     "FileSource",
     "FileStreamSource",
+    "HiveSource",
     "OnDemandFeatureView",
     "PushSource",
     "RequestSource",
+    "SqlSource",
     "__version__",
     "on_demand_feature_view",
 ]

@@ -28,6 +28,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "registry": ("path", "registry_type"),
     "offline_store": ("type", "path"),
     "online_store": ("type", "path"),
+    "connections": (),
     "max_clock_skew": (),
     "max_future_skew": (),
     "provider": (),
@@ -55,6 +56,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_future_skew
         How far a row's event time may be ahead of its arrival, in microseconds, at most 366 days; past it
         the row is rejected.
+    connections
+        How batch sources reach what they read, by name: SQL databases, Hive, BigQuery, S3. Environment variables are
+        filled in on use (`connection`), so that nobody needs the secrets of sources they do not read.
     repo_path
         Folder that relative paths start from: the one that holds ``feature_store.yaml``.
 
@@ -71,6 +75,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     online_path: str = "data/online"
     max_clock_skew: int = 10 * _UNITS["m"]
     max_future_skew: int = _UNITS["d"]
+    connections: dict[str, dict[str, Any]] = {}
     repo_path: Path = Path()
 
     def __post_init__(self) -> None:
@@ -95,12 +100,32 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             if isinstance(micros, bool) or not isinstance(micros, int) or not 0 <= micros <= _LONGEST:
                 shown = format_duration(micros) if isinstance(micros, int) and micros > 0 else repr(micros)
                 raise ConfigError(f"{key}: {shown} is out of bounds; it is a duration from 0s to 366d")
+        for name, settings in self.connections.items():
+            if not isinstance(settings, dict):
+                raise ConfigError(f"connections.{name}: write its settings indented below it, for example url: ...")
         if not isinstance(self.repo_path, Path):
             force_setattr(self, "repo_path", Path(self.repo_path))
 
     def resolve(self, path: str | Path) -> Path:
         """Return ``path`` as an absolute path; a relative one starts at `repo_path`."""
         return (self.repo_path / Path(path).expanduser()).absolute()
+
+    def connection(self, name: str) -> dict[str, Any]:
+        """Return a connection's settings with environment variables filled in; the name "" has none.
+
+        Raises
+        ------
+        ConfigError
+            Where there is no such connection, or a variable is not set.
+        """
+        if not name:
+            return {}
+        if name not in self.connections:
+            raise ConfigError(
+                f"no connection {name!r} in {CONFIG_FILE}{suggest(name, self.connections)}; add it under connections:"
+            )
+        settings: dict[str, Any] = _expand(self.connections[name], f"connections.{name}")
+        return settings
 
     @property
     def registry_location(self) -> str:
@@ -136,7 +161,8 @@ def load_config(repo_path: str | Path = ".") -> Config:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     document = _parse_yaml(path, text)
     try:
-        return _build(_expand(document, ""), folder)
+        connections = document.pop("connections", None)
+        return _build(_expand(document, "") | {"connections": connections}, folder)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -220,6 +246,11 @@ def _build(document: Mapping[str, Any], folder: Path) -> Config:
     ):
         if key in section:
             values[field] = section[key]
+    connections = document.get("connections")
+    if connections is not None:
+        if not isinstance(connections, dict):
+            raise ConfigError("connections: write one section for each, for example warehouse: with url: below it")
+        values["connections"] = {str(name): settings for name, settings in connections.items()}
     for key in ("max_clock_skew", "max_future_skew"):
         if key in document:
             values[key] = parse_duration(key, document[key])

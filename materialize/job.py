@@ -174,7 +174,7 @@ class _Job:
         if rejected and not kept:
             source = self._view.batch_source
             raise SourceError(
-                f"source {source.name if source else ''!r} ({source.path if source else ''}): none of its "
+                f"source {source.name if source else ''!r} ({source.location if source else ''}): none of its "
                 f"{len(rejected):,} rows can be used by {self._names}; the first: {rejected[0].detail}. Nothing was "
                 "changed: correct the source, or the types in the definitions"
             )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from featurestore.definitions.sources import FileSource
+from featurestore.definitions.sources import BatchSource, FileSource
 from featurestore.errors import SourceError, suggest
 from featurestore.materialize.files import (
     Chunk,
@@ -52,7 +52,9 @@ class SourceReader:
         Where there is no such file or its format cannot be told.
     """
 
-    def __init__(self, source: FileSource, repo_path: Path) -> None:
+    def __init__(self, source: BatchSource, repo_path: Path) -> None:
+        if not isinstance(source, FileSource):
+            raise SourceError(f"source {source.name!r} cannot be read yet")
         self.source = source
         self._label = f"FileSource {source.name!r}"
         self._format_name, self._format, self.files = source_files(source, repo_path)

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from featurestore.clock import delta_micros, format_duration, to_micros
 from featurestore.definitions.feature_view import FeatureView
-from featurestore.definitions.sources import FileSource
+from featurestore.definitions.sources import BatchSource
 from featurestore.errors import DefinitionError, RowError
 from featurestore.materialize.files import Chunk, Wanted
 from featurestore.materialize.readers import SourceReader
@@ -55,7 +55,7 @@ class RowReader:
         self.rejected: list[Rejected] = []
         self.dropped = 0
         self._view = view
-        self._source: FileSource = source
+        self._source: BatchSource = source
         self._reader = reader
         self._skew = max_future_skew
         self._delay = delta_micros(source.availability_delay)

@@ -7,6 +7,8 @@ from typing import Any
 
 from featurestore.clock import delta_micros, format_duration
 from featurestore.definitions import (
+    BatchSource,
+    BigQuerySource,
     Definition,
     Entity,
     FeatureService,
@@ -14,11 +16,14 @@ from featurestore.definitions import (
     Field,
     FileSource,
     FileStreamSource,
+    HiveSource,
     OnDemandFeatureView,
     Project,
     Projection,
     PushSource,
     RequestSource,
+    Source,
+    SqlSource,
 )
 
 # What a user types, and the kind under which a project keeps it.
@@ -31,6 +36,9 @@ KIND_NAMES = {
 _KINDS: dict[type, str] = {
     Entity: "entity",
     FileSource: "file source",
+    SqlSource: "SQL source",
+    HiveSource: "Hive source",
+    BigQuerySource: "BigQuery source",
     PushSource: "push source",
     FileStreamSource: "file stream source",
     RequestSource: "request source",
@@ -50,8 +58,8 @@ def summary(definition: Definition) -> str:
     match definition:
         case Entity():
             return _typed(definition.keys)
-        case FileSource():
-            return definition.path
+        case FileSource() | SqlSource() | HiveSource() | BigQuerySource():
+            return definition.location
         case FileStreamSource():
             return definition.path
         case PushSource():
@@ -116,14 +124,17 @@ def _describe_on_demand(view: OnDemandFeatureView) -> dict[str, Any]:
     }
 
 
-def _describe_source(source: FileSource | PushSource | FileStreamSource | RequestSource) -> dict[str, Any]:
+def _describe_source(source: Source | RequestSource) -> dict[str, Any]:
     if isinstance(source, RequestSource):
         return {"fields": _fields(source.schema)}
     details: dict[str, Any] = {}
-    if isinstance(source, FileSource):
+    if isinstance(source, BatchSource):
+        if isinstance(source, FileSource):
+            details |= {"path": source.path, "file_format": source.file_format or None}
+        else:
+            details |= {"table": source.table or None, "query": source.query or None}
         details |= {
-            "path": source.path,
-            "file_format": source.file_format or None,
+            "connection": source.connection or None,
             "created_timestamp_column": source.created_timestamp_column or None,
             "field_mapping": source.field_mapping,
         }
@@ -132,7 +143,7 @@ def _describe_source(source: FileSource | PushSource | FileStreamSource | Reques
     if isinstance(source, FileStreamSource):
         details |= {"path": source.path, "arrival_field": source.arrival_field or None}
     details["timestamp_field"] = source.timestamp_field
-    if isinstance(source, FileSource | FileStreamSource) and source.availability_delay:
+    if isinstance(source, BatchSource | FileStreamSource) and source.availability_delay:
         details["availability_delay"] = format_duration(delta_micros(source.availability_delay))
     return details
 

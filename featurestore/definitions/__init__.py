@@ -16,11 +16,13 @@ from featurestore.definitions.sources import (
     Source,
     StreamSource,
 )
+from featurestore.definitions.warehouse import BigQuerySource, HiveSource, SqlSource
 
 __all__ = [
     "FUNCTIONS",
     "Aggregation",
     "BatchSource",
+    "BigQuerySource",
     "Definition",
     "Entity",
     "FeatureService",
@@ -28,12 +30,14 @@ __all__ = [
     "Field",
     "FileSource",
     "FileStreamSource",
+    "HiveSource",
     "OnDemandFeatureView",
     "Project",
     "Projection",
     "PushSource",
     "RequestSource",
     "Source",
+    "SqlSource",
     "StreamSource",
     "UserCode",
     "decode",

@@ -23,7 +23,7 @@ from featurestore.definitions.naming import (
     check_unique,
     duration,
 )
-from featurestore.definitions.sources import BatchSource, FileSource, FileStreamSource, PushSource, Source, StreamSource
+from featurestore.definitions.sources import BatchSource, FileStreamSource, PushSource, Source, StreamSource
 from featurestore.errors import DefinitionError, suggest
 from featurestore.semantics.windows import DAY
 
@@ -72,7 +72,8 @@ class FeatureView(msgspec.Struct, frozen=True, tag="feature_view"):
             raise DefinitionError(f"{label}: schema is a list of fields: schema=[Field('amount', Float64)]")
         if not isinstance(self.source, (BatchSource, PushSource, FileStreamSource)):
             raise DefinitionError(
-                f"{label}: source must be a FileSource, PushSource or FileStreamSource, not {self.source!r:.40}"
+                f"{label}: source must be a FileSource, PushSource, FileStreamSource or another source, "
+                f"not {self.source!r:.40}"
             )
         force_setattr(self, "entities", entities)
         aggregations = check_list(label, "aggregations", self.aggregations, "aggregations=[Aggregation(...)]")
@@ -181,12 +182,12 @@ class FeatureView(msgspec.Struct, frozen=True, tag="feature_view"):
     def batch_source(self) -> BatchSource | None:
         """The batch source: the source itself or the one behind the stream source."""
         source = self.source
-        return source if source is None or isinstance(source, FileSource) else source.batch_source
+        return source if source is None or isinstance(source, BatchSource) else source.batch_source
 
     @property
     def stream_source(self) -> StreamSource | None:
         """The stream source, where the view has one."""
-        return None if isinstance(self.source, FileSource) else self.source
+        return None if isinstance(self.source, BatchSource) else self.source
 
     @property
     def is_lambda(self) -> bool:

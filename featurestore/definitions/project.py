@@ -14,11 +14,15 @@ from featurestore.definitions.feature_view import FeatureView
 from featurestore.definitions.on_demand import OnDemandFeatureView
 from featurestore.definitions.service import FeatureService
 from featurestore.definitions.sources import FileSource, FileStreamSource, PushSource, RequestSource, Source
+from featurestore.definitions.warehouse import BigQuerySource, HiveSource, SqlSource
 from featurestore.errors import DefinitionError, FeatureNotFoundError, suggest
 
 Definition = (
     Entity
     | FileSource
+    | SqlSource
+    | HiveSource
+    | BigQuerySource
     | PushSource
     | FileStreamSource
     | RequestSource
@@ -29,6 +33,9 @@ Definition = (
 KINDS: dict[type, str] = {
     Entity: "entity",
     FileSource: "source",
+    SqlSource: "source",
+    HiveSource: "source",
+    BigQuerySource: "source",
     PushSource: "source",
     FileStreamSource: "source",
     RequestSource: "source",

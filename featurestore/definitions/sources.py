@@ -10,15 +10,8 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from featurestore.definitions.entity import Field
-from featurestore.definitions.naming import (
-    check_column,
-    check_list,
-    check_name,
-    check_tags,
-    check_text,
-    check_unique,
-    duration,
-)
+from featurestore.definitions.naming import check_list, check_name, check_tags, check_text, check_unique, duration
+from featurestore.definitions.warehouse import BigQuerySource, HiveSource, SqlSource, check_batch
 from featurestore.errors import DefinitionError
 
 _FORMATS = {
@@ -37,7 +30,7 @@ class FileSource(msgspec.Struct, frozen=True, tag="file"):
     Parameters
     ----------
     path
-        Path or glob; relative paths start at the folder of ``feature_store.yaml``.
+        Path or glob; relative paths start at the folder of ``feature_store.yaml``. Or ``s3://bucket/key``, likewise.
     timestamp_field
         Column that says when a row happened. Naive times are UTC.
     created_timestamp_column
@@ -46,6 +39,9 @@ class FileSource(msgspec.Struct, frozen=True, tag="file"):
         Source column to the name used in definitions.
     file_format
         ``"parquet"``, ``"csv"``, ``"json"`` (one object a line) or ``"delta"``; by default told from the path.
+    connection
+        For ``s3://`` paths: the name of the connection in ``feature_store.yaml`` that holds endpoint and credentials;
+        by default the environment's.
     """
 
     name: str
@@ -54,6 +50,7 @@ class FileSource(msgspec.Struct, frozen=True, tag="file"):
     created_timestamp_column: str = ""
     field_mapping: dict[str, str] = {}
     file_format: str = ""
+    connection: str = ""
     availability_delay: timedelta = timedelta(0)
     description: str = ""
     tags: dict[str, str] = {}
@@ -66,20 +63,22 @@ class FileSource(msgspec.Struct, frozen=True, tag="file"):
             force_setattr(self, "path", str(self.path))
         if not isinstance(self.path, str) or not self.path:
             raise DefinitionError(f"{label}: give a path, for example path='data/trips.parquet'")
-        if not self.timestamp_field:
-            raise DefinitionError(f"{label}: say which column is the event's time: timestamp_field='ts'")
-        check_text(label, timestamp_field=self.timestamp_field, created_timestamp_column=self.created_timestamp_column)
         check_text(label, path=self.path)
-        _check_mapping(label, self.field_mapping)
+        check_batch(label, self)
         if not self.file_format:
             lowered = self.path.lower()
             found = next((f for ending, f in _FORMATS.items() if lowered.endswith(ending)), "")
             force_setattr(self, "file_format", found)
         if self.file_format not in {"", "parquet", "csv", "json", "delta"}:
             raise DefinitionError(f"{label}: file_format {self.file_format!r}: use 'parquet', 'csv', 'json' or 'delta'")
-        duration(label, "availability_delay", self.availability_delay, positive=False)
-        check_tags(label, self.tags)
-        check_text(label, description=self.description, owner=self.owner)
+
+    @property
+    def location(self) -> str:
+        """The path."""
+        return self.path
+
+
+BatchSource = FileSource | SqlSource | HiveSource | BigQuerySource
 
 
 class PushSource(msgspec.Struct, frozen=True, tag="push"):
@@ -94,7 +93,7 @@ class PushSource(msgspec.Struct, frozen=True, tag="push"):
     """
 
     name: str
-    batch_source: FileSource | None = None
+    batch_source: BatchSource | None = None
     timestamp_field: str = ""
     description: str = ""
     tags: dict[str, str] = {}
@@ -120,7 +119,7 @@ class FileStreamSource(msgspec.Struct, frozen=True, tag="file_stream"):
 
     name: str
     path: str = ""
-    batch_source: FileSource | None = None
+    batch_source: BatchSource | None = None
     timestamp_field: str = ""
     arrival_field: str = ""
     availability_delay: timedelta = timedelta(0)
@@ -161,22 +160,13 @@ class RequestSource(msgspec.Struct, frozen=True, tag="request"):
         force_setattr(self, "schema", schema)
 
 
-BatchSource = FileSource
 StreamSource = PushSource | FileStreamSource
-Source = FileSource | PushSource | FileStreamSource
-
-
-def _check_mapping(label: str, mapping: object) -> None:
-    if not isinstance(mapping, dict) or not all(isinstance(k, str) and isinstance(v, str) for k, v in mapping.items()):
-        raise DefinitionError(f"{label}: field_mapping maps source columns to names, {{'src_col': 'name'}}")
-    for name in mapping.values():
-        check_column(label, name)
-    check_unique(label, "mapped name", mapping.values())
+Source = FileSource | SqlSource | HiveSource | BigQuerySource | PushSource | FileStreamSource
 
 
 def _check_stream(source: PushSource | FileStreamSource, label: str) -> None:
     if source.batch_source is not None and not isinstance(source.batch_source, BatchSource):
-        raise DefinitionError(f"{label}: batch_source must be a batch source such as FileSource")
+        raise DefinitionError(f"{label}: batch_source must be a batch source such as FileSource or SqlSource")
     if not source.timestamp_field:
         if source.batch_source is None:
             raise DefinitionError(f"{label}: say which field is the event's time: timestamp_field='ts'")

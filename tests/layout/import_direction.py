@@ -69,7 +69,9 @@ OWNERS: dict[str, Owner] = {
     "click": Owner(("featurestore.cli",)),
     "deltalake": Owner(("featurestore.offline",)),
     "duckdb": Owner(("featurestore.offline",)),
+    "google": Owner(("featurestore.materialize",), deferred=True),
     "hypothesis": Owner(("featurestore.testing",)),
+    "impala": Owner(("featurestore.materialize",), deferred=True),
     "lmdb": Owner(("featurestore.online",)),
     "msgspec": ANYWHERE,
     "numpy": ANYWHERE,
@@ -77,9 +79,11 @@ OWNERS: dict[str, Owner] = {
     "pandas": FRAMES,
     "polars": FRAMES,
     "pyarrow": ANYWHERE,
+    "pyspark": Owner(("featurestore.materialize", "featurestore.offline.spark", "featurestore.store"), deferred=True),
     "pytest": Owner(("featurestore.testing",)),
     "rich": Owner(("featurestore.cli",)),
-    "sqlalchemy": Owner(("featurestore.registry",)),
+    "sqlalchemy": Owner(("featurestore.materialize", "featurestore.registry")),
+    "sqlglot": Owner(("featurestore.offline",)),
     "yaml": Owner(("featurestore.cli", "featurestore.config")),
 }
 """Every third-party package that the product imports. One that is not here may be imported nowhere."""

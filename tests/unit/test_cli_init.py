@@ -156,7 +156,7 @@ class TestFromFile:
         }
         assert [(key.name, key.dtype) for key in latest.join_keys] == [("driver_id", Int64)]
         source = latest.batch_source
-        assert source is not None
+        assert isinstance(source, FileSource)
         assert (source.path, source.timestamp_field) == ("../trips.parquet", "ts")
         assert [type(item) for item in project.objects.values() if item.name == "trips_features"] == [FeatureService]
 
@@ -285,8 +285,8 @@ class TestFromFile:
         folder, glob = (
             view.batch_source for view in (views(tmp_path / "p")["days_latest"], views(tmp_path / "q")["data_latest"])
         )
-        assert folder is not None
-        assert glob is not None
+        assert isinstance(folder, FileSource)
+        assert isinstance(glob, FileSource)
         assert (folder.path, folder.file_format) == ("../days", "")
         assert (glob.path, glob.file_format) == ("../days/*.parquet", "parquet")
 

@@ -148,7 +148,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     # Views.
     "no source": (
         lambda: view(source=None),
-        "FeatureView 'v': source must be a FileSource, PushSource or FileStreamSource, not None",
+        "FeatureView 'v': source must be a FileSource, PushSource, FileStreamSource or another source, not None",
     ),
     "no features": (
         lambda: view(schema=[]),
