@@ -62,6 +62,10 @@ class OfflineStoreError(FeatureStoreError):
     """The offline log cannot be read or written."""
 
 
+class DatasetError(FeatureStoreError):
+    """A saved training set does not exist, cannot be read, or its name is not one."""
+
+
 class OnlineStoreError(FeatureStoreError):
     """The online store cannot be read or written, or holds a value this version cannot read."""
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LogOf = Callable[[FeatureView], RowLog]
 CutsOf = Callable[[FeatureView], Sequence[Cut]]
+Saver = Callable[["RetrievalJob", str], Any]
+"""Keeps a job's result as a training set of a name, and returns what stands in its manifest."""
 
 
 class RetrievalJob:
@@ -39,8 +41,14 @@ class RetrievalJob:
     that shares its name with an input column is refused.
     """
 
-    def __init__(
-        self, entities: Any, request: Request, log_of: LogOf, cuts_of: CutsOf, known_at: KnownAt = "event"
+    def __init__(  # noqa: PLR0917
+        self,
+        entities: Any,
+        request: Request,
+        log_of: LogOf,
+        cuts_of: CutsOf,
+        known_at: KnownAt = "event",
+        saver: Saver | None = None,
     ) -> None:
         if known_at not in {"event", "arrival"}:
             raise EntityFrameError(f"known_at is 'event' or 'arrival', not {known_at!r}")
@@ -48,6 +56,7 @@ class RetrievalJob:
         self.known_at: KnownAt = known_at
         self._log_of = log_of
         self._cuts_of = cuts_of
+        self._saver = saver
         self._frame = EntityFrame(run_sql(entities) if isinstance(entities, str) else entities)
         taken = set(self._frame.table.column_names) & {column.name for column in request.columns}
         if taken:
@@ -69,6 +78,23 @@ class RetrievalJob:
             found.update({(view.name, name): feature for name, feature in answer.items()})
         found.update(self._on_demand(found))
         return found
+
+    @property
+    def entities(self) -> pa.Table:
+        """The entity frame as Arrow, its columns as given."""
+        return self._frame.table
+
+    def save(self, name: str) -> Any:
+        """Save the result as a new version of a training set, and return its manifest (see `FeatureStore.datasets`).
+
+        Raises
+        ------
+        DatasetError
+            Where the name is not one, or the set cannot be written.
+        """
+        if self._saver is None:
+            raise FeatureStoreError("this job was not made by a store, so it has nowhere to save training sets")
+        return self._saver(self, name)
 
     def _on_demand(self, found: Mapping[tuple[str, str], Feature]) -> dict[tuple[str, str], Feature]:
         frame, result = self._frame, {}
