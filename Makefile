@@ -4,7 +4,7 @@
 #   make test     lint, then every test        PYTEST_ARGS="-k layout" narrows it
 #   make lint     ruff, mypy and the import-direction check
 #   make format   rewrite the code the way that lint wants it
-#   make bench    speed against the bars       BENCH_ARGS=... is passed through
+#   make bench    speed against the bars       BENCH_ARGS="pit --scale 1" is passed through
 #   make lock     resolve requirements.lock    UV_ARGS=--upgrade renews every pin
 #   make clean    remove all that make and the tools created
 #
@@ -20,6 +20,7 @@ BIN := $(VENV)/bin
 # The stamp names the interpreter, so that another PYTHON= makes the environment anew.
 READY := $(VENV)/.ready-$(subst /,-,$(PYTHON))
 LOWEST := .venv-lowest
+BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -47,7 +48,8 @@ format: $(READY)
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-bench: $(READY)
+# Feast has an environment of its own, which BENCH_ARGS=--no-feast does without.
+bench: $(READY) $(if $(findstring --no-feast,$(BENCH_ARGS)),,$(BENCH)/.ready)
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 lock: $(READY)
@@ -62,8 +64,14 @@ test-lowest: $(READY)
 	$(LOWEST)/bin/python -m pytest -n 2 $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(LOWEST) $(BENCH) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BENCH)/.ready: pyproject.toml | $(READY)
+	@echo "Setting up $(BENCH) with Feast (once)"
+	@$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(BENCH)
+	@$(BIN)/python -m uv pip install --quiet --python $(BENCH) --group bench
+	@touch $@
 
 # The stamp is written last, so an interrupted set-up starts again and a finished one costs nothing.
 # uv installs in seconds; where it cannot reach an index that pip is configured for, pip does the same work.

@@ -8,6 +8,7 @@ from pathlib import Path
 import lmdb
 import msgspec
 
+from benchmarks.options import Options
 from benchmarks.report import Row, median_seconds
 from featurestore import Entity, FeatureStore, FeatureView, Field, PushSource
 from featurestore.clock import ManualClock
@@ -19,7 +20,7 @@ FEATURES = 20
 NOW = 1_700_000_000_000_000
 
 
-def run(repeat: int = 9, number: int = 2000) -> list[Row]:
+def run(_: Options, repeat: int = 9, number: int = 2000) -> list[Row]:
     """Fill a store with rows and look keys up in turn."""
     with tempfile.TemporaryDirectory() as folder:
         names = [f"f{place:02}" for place in range(FEATURES)]
@@ -39,7 +40,7 @@ def run(repeat: int = 9, number: int = 2000) -> list[Row]:
 
         def bare() -> list[float]:
             with environment.begin() as transaction:
-                row: list[float] = msgspec.msgpack.decode(transaction.get(b"%d" % (next(keys) % KEYS)))
+                row: list[float] = msgspec.msgpack.decode(transaction.get(b"%d" % (next(keys) % KEYS), b""))
             return row
 
         agree = [ours() for _ in range(100)] == values[:100]

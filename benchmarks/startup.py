@@ -5,10 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from benchmarks.options import Options
 from benchmarks.report import Row, median_seconds
 
 
-def run(repeat: int = 7) -> list[Row]:
+def run(_: Options, repeat: int = 7) -> list[Row]:
     """Measure whole processes."""
 
     def process(*arguments: str) -> float:
