@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -231,7 +231,11 @@ class Journal:
             return self._table
 
     def _at(self, version: int) -> DeltaTable | None:
-        return None if version < 0 else DeltaTable(str(self.path), version=version)
+        if version < 0:
+            return None
+        newest = self._newest()
+        is_newest = newest is not None and newest.version() == version
+        return newest if is_newest else DeltaTable(str(self.path), version=version)
 
     def _create(self) -> DeltaTable:
         configuration: dict[str, str | None] = {"delta.logRetentionDuration": "interval 36500 days"}
@@ -294,13 +298,18 @@ class Journal:
         batches = rows.scanner(columns=self.schema.names).to_batches()
         return pa.RecordBatchReader.from_batches(self._stored, (batch.cast(self._stored) for batch in batches))
 
-    @contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
-        try:
-            yield
-        except (DeltaError, OSError, pa.ArrowException) as error:
-            lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-            raise OfflineStoreError(f"cannot {doing} {self._what} in {self.path}: {lines[0]}") from error
+    def _errors(self, doing: str) -> AbstractContextManager[None]:
+        return table_errors(f"cannot {doing} {self._what} in {self.path}")
+
+
+@contextmanager
+def table_errors(what: str) -> Iterator[None]:
+    """Turn errors of Delta, Arrow and the file system into an `OfflineStoreError` that starts with ``what``."""
+    try:
+        yield
+    except (DeltaError, OSError, pa.ArrowException) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        raise OfflineStoreError(f"{what}: {lines[0]}") from error
 
 
 def _position(table: DeltaTable, writer: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import pyarrow as pa
@@ -71,6 +72,13 @@ class RowLog:
             statistics=["event_timestamp", "arrival", "_writer", "_sequence", *self.key_names],
         )
         self.path = self._journal.path
+        self._version: int | None = None
+
+    def at(self, version: int) -> RowLog:
+        """Return the log as it was at a version, for reading: what is not given a version reads that one."""
+        past = copy(self)
+        past._version = version  # noqa: SLF001  (its own class)
+        return past
 
     def exists(self) -> bool:
         """Return whether anything was ever written."""
@@ -78,7 +86,7 @@ class RowLog:
 
     def version(self) -> int:
         """Return the version of the newest commit, or -1 where there is none."""
-        return self._journal.version()
+        return self._journal.version() if self._version is None else self._version
 
     def sequence(self, writer: str, version: int | None = None) -> int:
         """Return the sequence up to which a writer's rows are in the log, or -1; of ``"batch"``, the last job.
@@ -90,7 +98,7 @@ class RowLog:
         version
             The version of the table; by default the newest.
         """
-        return self._journal.position(writer, version)
+        return self._journal.position(writer, self._version if version is None else version)
 
     def job_version(self, job: int, since: int) -> int | None:
         """Return the version that a job committed, or None where it did not.
@@ -161,7 +169,7 @@ class RowLog:
         version
             The version of the table; by default the newest.
         """
-        return self._journal.files("event_timestamp", start, end, version)
+        return self._journal.files("event_timestamp", start, end, self._version if version is None else version)
 
     def sorted_rows(
         self,
