@@ -265,6 +265,7 @@ class FeatureStore:
             clock=self.clock,
             online=lambda view: self.online_view(view) if view.online else None,
             max_future_skew=self.config.max_future_skew,
+            connection=self.config.connection,
         )
 
     def push(

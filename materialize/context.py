@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -42,6 +43,8 @@ class JobContext:
         Gives a view's online state, or None where the view is not kept online.
     max_future_skew
         How far an event's time may be ahead of its arrival, in microseconds.
+    connection
+        Gives the settings of a named connection of batch sources.
     hook
         Called with the name of each step once it is done: ``started``, ``read``, ``rejected``, ``logged``,
         ``recorded`` and, per view, ``online:<view>``, ``cut:<view>`` and ``view:<view>``. Tests raise in it.
@@ -54,6 +57,7 @@ class JobContext:
     clock: Clock
     online: Callable[[FeatureView], OnlineView | None]
     max_future_skew: int
+    connection: Callable[[str], Mapping[str, Any]]
     hook: Callable[[str], None] = no_hook
 
     def readers_of(self, fingerprint: str) -> list[FeatureView]:

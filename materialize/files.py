@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 
 from featurestore.definitions.sources import FileSource
 from featurestore.errors import SourceError
-from featurestore.materialize.columns import Bad, convert, fits
+from featurestore.materialize.chunks import Chunk, Reject, Wanted, typed_chunk
+from featurestore.materialize.columns import Bad
+from featurestore.materialize.tables import Span
 from featurestore.materialize.text import (
     JsonLine,
     Rejected,
@@ -25,7 +27,6 @@ from featurestore.materialize.text import (
     parse_text,
 )
 from featurestore.offline.delta_files import delta_dataset, is_delta
-from featurestore.types import ValueType, from_arrow
 
 ENDINGS = {
     "parquet": (".parquet", ".pq"),
@@ -34,41 +35,15 @@ ENDINGS = {
 }
 _BATCH_ROWS = 65_536
 
-Reject = Callable[[Rejected], None]
-
-
-class Wanted(NamedTuple):
-    """A column to read: its name in the result, its name in the file and its declared type."""
-
-    name: str
-    column: str
-    dtype: ValueType
-
-
-class Span(NamedTuple):
-    """A range of a source's time column, in microseconds; rows outside of it may be left out."""
-
-    column: str
-    start: int | None
-    end: int | None
-
-
-class Chunk(NamedTuple):
-    """Typed columns, what is wrong in which row, and a function that renders a row's record."""
-
-    columns: list[pa.Array]
-    bad: Bad
-    payload: Callable[[int], Any]
-
 
 class FileFormat(Protocol):
     """What a reader needs of a format. Errors of Arrow and of the file system are turned into ours by the caller."""
 
-    def names(self, path: Path) -> list[str] | None:
-        """Return the columns of a file; None where each record has its own."""
+    prunes: bool
+    """Whether `typed` leaves out what lies outside of the span without reading it."""
 
-    def check(self, path: Path, wanted: Wanted) -> pa.DataType | None:
-        """Return the column's type in the file where the declared one does not hold it exactly, else None."""
+    def schema(self, path: Path) -> pa.Schema | None:
+        """Return the stored columns, of type null where values are parsed; None where each record has its own."""
 
     def typed(self, path: Path, wanted: Sequence[Wanted], span: Span, reject: Reject) -> Iterator[Chunk]:
         """Yield typed columns, in the order wanted."""
@@ -80,27 +55,21 @@ class FileFormat(Protocol):
 class ParquetFormat:
     """Parquet files, read row group by row group."""
 
-    def names(self, path: Path) -> list[str]:
-        """Return the columns of a file."""
-        return list(self._schema(path).names)
+    prunes = True
 
-    def check(self, path: Path, wanted: Wanted) -> pa.DataType | None:
-        """Return the file's type of a column where the declared one does not hold it exactly."""
-        arrow = self._schema(path).field(wanted.column).type
-        return None if fits(arrow, wanted.dtype) else arrow
+    def schema(self, path: Path) -> pa.Schema:
+        """Return the columns of a file."""
+        return pq.read_schema(path)
 
     def typed(self, path: Path, wanted: Sequence[Wanted], span: Span, reject: Reject) -> Iterator[Chunk]:  # noqa: ARG002
         """Yield typed columns of the row groups that may hold rows of the span."""
         columns = list(dict.fromkeys(item.column for item in wanted))
         for batch in self._batches(path, columns, span):
-            yield _chunk(batch, wanted, convert)
+            yield typed_chunk(batch, wanted)
 
     def table(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield all columns."""
         yield from self._batches(path, None, Span("", None, None))
-
-    def _schema(self, path: Path) -> pa.Schema:
-        return pq.read_schema(path)
 
     def _batches(self, path: Path, columns: list[str] | None, span: Span) -> Iterator[pa.RecordBatch]:
         with pq.ParquetFile(path) as file:
@@ -112,7 +81,8 @@ class ParquetFormat:
 class DeltaFormat(ParquetFormat):
     """Delta tables, read as their newest version."""
 
-    def _schema(self, path: Path) -> pa.Schema:
+    def schema(self, path: Path) -> pa.Schema:
+        """Return the columns of the newest version."""
         return delta_dataset(path).schema
 
     def _batches(self, path: Path, columns: list[str] | None, span: Span) -> Iterator[pa.RecordBatch]:
@@ -126,19 +96,17 @@ class DeltaFormat(ParquetFormat):
 class CsvFormat:
     """CSV files with a header."""
 
-    def names(self, path: Path) -> list[str]:
-        """Return the columns of the header."""
-        return csv_header(path)
+    prunes = False
 
-    def check(self, path: Path, wanted: Wanted) -> str | None:  # noqa: ARG002
-        """Return None: text is parsed into any type, value by value."""
-        return None
+    def schema(self, path: Path) -> pa.Schema:
+        """Return the columns of the header, without types: text is parsed into any, value by value."""
+        return pa.schema([(name, pa.null()) for name in csv_header(path)])
 
     def typed(self, path: Path, wanted: Sequence[Wanted], span: Span, reject: Reject) -> Iterator[Chunk]:  # noqa: ARG002
         """Yield columns parsed into the declared types."""
         columns = list(dict.fromkeys(item.column for item in wanted))
         for batch in csv_batches(path, columns, reject):
-            yield _chunk(batch, wanted, parse_text)
+            yield typed_chunk(batch, wanted, parse_text)
 
     def table(self, path: Path) -> Iterator[pa.RecordBatch]:
         """Yield all columns in inferred types."""
@@ -148,17 +116,16 @@ class CsvFormat:
 class JsonFormat:
     """JSON lines: one object a line, each with its own fields."""
 
-    def names(self, path: Path) -> None:
-        """Return None: each object has its own fields."""
+    prunes = False
 
-    def check(self, path: Path, wanted: Wanted) -> str | None:  # noqa: ARG002
-        """Return None: values are checked one by one."""
-        return None
+    def schema(self, path: Path) -> None:
+        """Return None: each object has its own fields."""
 
     def typed(self, path: Path, wanted: Sequence[Wanted], span: Span, reject: Reject) -> Iterator[Chunk]:  # noqa: ARG002
         """Yield fields as the declared types; an absent field is null."""
         for lines in json_lines(path, reject):
-            columns, bad = [], {}
+            columns: list[pa.Array] = []
+            bad: Bad = {}
             for item in wanted:
                 array, wrong = json_column(lines, item.column, item.dtype)
                 columns.append(array)
@@ -171,40 +138,8 @@ class JsonFormat:
             yield from pa.Table.from_pylist(_with_all_fields([line.record for line in lines])).to_batches()
 
 
-def _chunk(
-    batch: pa.RecordBatch, wanted: Sequence[Wanted], make: Callable[[pa.Array, ValueType], tuple[pa.Array, Bad]]
-) -> Chunk:
-    columns = []
-    bad: Bad = {}
-    for item in wanted:
-        try:
-            array, wrong = make(batch.column(item.column), item.dtype)
-        except pa.ArrowException as error:
-            raise SourceError(f"column {item.column!r} does not fit {item.dtype}: {error}") from error
-        columns.append(array)
-        bad.update({row: f"column {item.column!r}: {what}" for row, what in wrong.items() if row not in bad})
-    return Chunk(columns, bad, partial(_row, batch))
-
-
-def _row(batch: pa.RecordBatch, row: int) -> dict[str, Any]:
-    record: dict[str, Any] = plain(batch.slice(row, 1)).to_pylist()[0]
-    return record
-
-
 def _record(lines: Sequence[JsonLine], row: int) -> dict[str, Any]:
     return lines[row].record
-
-
-def plain(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return a batch whose every time is a UTC timestamp in microseconds and whose dictionaries are decoded."""
-    columns = []
-    for column in batch.columns:
-        natural = from_arrow(column.type)
-        is_time = natural is not None and natural.kind == "timestamp"
-        if natural is not None and (is_time or pa.types.is_dictionary(column.type)):
-            column = convert(column, natural)[0]
-        columns.append(column)
-    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
 
 
 def source_files(source: FileSource, repo_path: Path) -> tuple[str, FileFormat, list[Path]]:

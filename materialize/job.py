@@ -130,7 +130,9 @@ class _Job:
         source = self._view.batch_source
         if source is None:
             raise OfflineStoreError(f"view {self._view.name!r} has no batch source to materialize from")
-        return RowReader(self._view, SourceReader(source, self._context.repo_path), self._context.max_future_skew)
+        context = self._context
+        reader = SourceReader(source, context.repo_path, context.connection(source.connection))
+        return RowReader(self._view, reader, context.max_future_skew)
 
     def run(self, start: int, end: int, now: int, label: str) -> JobReport:
         """Run one job."""

@@ -15,7 +15,7 @@ from featurestore.clock import delta_micros, format_duration, to_micros
 from featurestore.definitions.feature_view import FeatureView
 from featurestore.definitions.sources import BatchSource
 from featurestore.errors import DefinitionError, RowError
-from featurestore.materialize.files import Chunk, Wanted
+from featurestore.materialize.chunks import Chunk, Wanted
 from featurestore.materialize.readers import SourceReader
 from featurestore.materialize.text import Rejected
 from featurestore.semantics.records import ConvertedRow, RecordConverter
@@ -61,8 +61,15 @@ class RowReader:
         self._delay = delta_micros(source.availability_delay)
         self._fields = [*view.join_keys, *view.columns]
 
-    def tables(self, start: int, end: int) -> Iterator[pa.Table]:
+    def tables(self, start: int, end: int, *, timeless: bool = True) -> Iterator[pa.Table]:
         """Yield valid rows with ``start <= event_timestamp < end``: times, join keys and input columns.
+
+        Parameters
+        ----------
+        start, end
+            The range in microseconds.
+        timeless
+            Whether records without a time are rejected: of the chunks of one job only in the first.
 
         Raises
         ------
@@ -75,7 +82,7 @@ class RowReader:
             return
         wanted = [Wanted(field.name, self._reader.column(field.name), field.dtype) for field in self._fields]
         for chunk in self._reader.typed([*wanted, *self._times()], self.rejected.append, start, end):
-            yield self._checked(chunk, start, end)
+            yield self._checked(chunk, start, end, timeless=timeless)
 
     def times(self) -> Iterator[tuple[Micros, Micros]]:
         """Yield event times and arrivals of all the source's rows that have both; nothing is rejected."""
@@ -106,9 +113,10 @@ class RowReader:
         delayed = pa.array(_micros(event) + self._delay, mask=~_known(event))
         return event, delayed.cast(pa.timestamp("us", "UTC"))
 
-    def _checked(self, chunk: Chunk, start: int, end: int) -> pa.Table:
+    def _checked(self, chunk: Chunk, start: int, end: int, *, timeless: bool = True) -> pa.Table:
         event, arrival = self._event_and_arrival(chunk)
-        inside = ~_known(event) | ((_micros(event) >= start) & (_micros(event) < end))
+        known = _known(event)
+        inside = (~known & timeless) | (known & (_micros(event) >= start) & (_micros(event) < end))
         columns = dict(zip([field.name for field in self._fields], chunk.columns, strict=False))
         bad = self._bad({EVENT: event, ARRIVAL: arrival} | columns, chunk)
         for row in sorted(row for row in bad if inside[row]):

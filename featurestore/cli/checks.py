@@ -95,7 +95,7 @@ def _source(store: FeatureStore, project: Project, source: FileSource | FileStre
         return source.path
     from featurestore.materialize.readers import SourceReader, Wanted
 
-    reader = SourceReader(source, store.config.repo_path)
+    reader = SourceReader(source, store.config.repo_path, store.config.connection(source.connection))
     for view in project.feature_views.values():
         if view.batch_source != source:
             continue

@@ -17,8 +17,7 @@ from deltalake import write_deltalake
 from featurestore.definitions import FileSource
 from featurestore.errors import SourceError
 from featurestore.materialize.columns import convert, fits, order_bits
-from featurestore.materialize.files import Wanted
-from featurestore.materialize.readers import Rejected, SourceReader
+from featurestore.materialize.readers import Rejected, SourceReader, Wanted
 from featurestore.types import (
     Array,
     Bool,

@@ -1,0 +1,173 @@
+"""What a job reads of a source that is files: typed columns or whole records, file by file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.definitions.sources import FileSource
+from featurestore.errors import SourceError
+from featurestore.materialize.chunks import Chunk, Reject, Wanted, check_columns, missing_column, renamed
+from featurestore.materialize.files import FileFormat, JsonFormat, source_files
+from featurestore.materialize.tables import Partition, Span
+from featurestore.materialize.text import Rejected, json_lines
+
+
+class FileRows:
+    """Gives the rows of a file source.
+
+    Parameters
+    ----------
+    source
+        The source.
+    repo_path
+        Folder that its path starts from where it is relative.
+
+    Raises
+    ------
+    SourceError
+        Where there is no such file or its format cannot be told.
+    """
+
+    def __init__(self, source: FileSource, repo_path: Path) -> None:
+        self._label = f"FileSource {source.name!r}"
+        self._mapping = source.field_mapping
+        self._format_name, self._format, self._files = source_files(source, repo_path)
+        self.prunes = self._format.prunes
+
+    def names(self) -> list[str] | None:
+        """Return the names of the columns; None where each record has its own."""
+        stored = self._stored(self._files[0])
+        return None if stored is None else list(stored.names)
+
+    def typed(self, wanted: Sequence[Wanted], span: Span, reject: Reject) -> Iterator[Chunk]:
+        """Yield the wanted columns in their declared types, file by file."""
+        for path in self._files:
+            stored = self._stored(path)
+            if stored is not None:
+                check_columns(self._label, str(path), stored, wanted)
+        seen = set()
+        for path in self._files:
+            with self._errors(path):
+                for chunk in self._format.typed(path, wanted, span, reject):
+                    seen |= _present(wanted, chunk)
+                    yield chunk
+        if isinstance(self._format, JsonFormat):
+            self._check_seen(wanted, seen)
+
+    def records(self, reject: Reject) -> Iterator[list[dict[str, Any]]]:
+        """Yield all records as Python values, under the names used in definitions."""
+        mapping = self._mapping
+        for path in self._files:
+            with self._errors(path):
+                if isinstance(self._format, JsonFormat):
+                    for lines in json_lines(path, reject):
+                        yield [{mapping.get(k, k): v for k, v in line.record.items()} for line in lines]
+                    continue
+                for batch in self._format.table(path):
+                    yield renamed(batch, mapping).to_pylist()
+
+    def schema(self) -> pa.Schema:
+        """Return the columns over all files, with the types inferred."""
+        schemas = []
+        for path in self._files:
+            with self._errors(path):
+                schemas.append(_own_schema(self._format, path))
+        try:
+            return pa.unify_schemas(schemas, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise SourceError(f"{self._label}: its files do not have the same columns: {error}") from error
+
+    def sample(self) -> Iterator[pa.RecordBatch]:
+        """Yield rows with all columns in their own types."""
+        for path in self._files:
+            with self._errors(path):
+                yield from self._format.table(path)
+
+    def partitions(self) -> list[Partition]:
+        """Return the files."""
+        return [Partition(str(path)) for path in self._files]
+
+    def version(self) -> str | None:
+        """Return a token that changes whenever the contents may have changed."""
+        return None
+
+    def close(self) -> None:
+        """Do nothing: files are open only while they are read."""
+
+    def _stored(self, path: Path) -> pa.Schema | None:
+        with self._errors(path):
+            return self._format.schema(path)
+
+    def _check_seen(self, wanted: Sequence[Wanted], seen: set[str]) -> None:
+        """Refuse JSON in which a wanted field never occurs: an absent field is null, a misspelt one is a mistake."""
+        absent = [item for item in wanted if item.column not in seen]
+        if not absent:
+            return
+        known = {name for path in self._files for lines in json_lines(path, _ignore) for name in _fields(lines)}
+        for item in absent:
+            if known and item.column not in known:
+                raise missing_column(self._label, str(self._files[0]), item, sorted(known))
+
+    @contextmanager
+    def _errors(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except SourceError as error:
+            if str(path) in str(error):
+                raise
+            raise SourceError(f"{self._label}: {path}: {error}") from error
+        except (OSError, pa.ArrowException) as error:
+            detail = " ".join(str(error).split())
+            raise SourceError(
+                f"{self._label}: {path} cannot be read as {self._format_name}: {detail}; is the file complete?"
+            ) from error
+
+
+def _own_schema(file_format: FileFormat, path: Path) -> pa.Schema:
+    if isinstance(file_format, JsonFormat):
+        return pa.unify_schemas(
+            [_timed(batch).schema for batch in file_format.table(path)] or [pa.schema([])], promote_options="permissive"
+        )
+    first = next(iter(file_format.table(path)), None)
+    return file_format.schema(path) if first is None else first.schema
+
+
+def _timed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch in which text that is always an ISO 8601 time has become a time."""
+    columns = []
+    for column in batch.columns:
+        if pa.types.is_string(column.type) and column.null_count < len(column):
+            values = [_is_time(value) for value in column.to_pylist() if value is not None]
+            column = pa.nulls(len(column), pa.timestamp("us", "UTC")) if all(values) else column
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return len(text) >= len("2024-01-01")
+
+
+def _present(wanted: Sequence[Wanted], chunk: Chunk) -> set[str]:
+    return {
+        item.column
+        for item, column in zip(wanted, chunk.columns, strict=True)
+        if column.null_count < len(column) or not len(column)
+    }
+
+
+def _ignore(rejected: Rejected) -> None:
+    """Leave out what was rejected when it was first read."""
+
+
+def _fields(lines: Sequence[Any]) -> set[str]:
+    return {name for line in lines for name in line.record}
