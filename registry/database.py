@@ -139,10 +139,11 @@ class Database:
             return create
         with self._engine.connect() as connection:
             found = connection.execute(select(SCHEMA.c.version)).scalar()
-        if found is None or found > SCHEMA_VERSION:
+        if found != SCHEMA_VERSION:
+            is_old = found is not None and found < SCHEMA_VERSION
+            fix = "delete it, then apply and materialize again" if is_old else "upgrade featurestore"
             raise RegistryError(
-                f"{self.label} has schema version {found}, this featurestore reads up to {SCHEMA_VERSION}: "
-                "upgrade featurestore"
+                f"{self.label} has schema version {found}, this featurestore reads version {SCHEMA_VERSION}: {fix}"
             )
         return True
 

@@ -1,4 +1,4 @@
-"""How far stored data has come: the jobs that wrote each log, and the cuts of lambda views."""
+"""How far stored data has come: the jobs that wrote each log, who may, and the cuts of lambda views."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Select, func, insert, select, update
 
 from featurestore.errors import RegistryError, suggest
-from featurestore.registry.database import ConflictError, Database
+from featurestore.registry.database import ConflictError
+from featurestore.registry.leases import Leases
 from featurestore.registry.schema import CUTS, JOBS, PROJECTS
 from featurestore.semantics.rows import Cut
 
 JOB_STATES = ("started", "logged", "done", "failed")
 """What a job may be: `started`; `logged`, where the log holds its rows and the online store may not; `done`;
-`failed`, where it was given up. The last two are final."""
+`failed`, where it was given up. `done` is final; a job whose commit came through although it was given up may still
+become `logged`."""
 _FINAL = ("done", "failed")
+_NEXT = {
+    "started": ("started",),
+    "logged": ("started", "logged", "failed"),
+    "done": ("started", "logged", "done"),
+    "failed": ("started", "logged", "failed"),
+}
+"""By state, those that a job may come from."""
 
 
 class Job(NamedTuple):
@@ -34,6 +43,8 @@ class Job(NamedTuple):
         One of `JOB_STATES`.
     started
         When it started, in microseconds since the epoch.
+    source_version
+        The version of the source that it read, or that its run began with; None where the source has none.
     """
 
     number: int
@@ -43,17 +54,23 @@ class Job(NamedTuple):
     base_version: int
     state: str
     started: int
+    source_version: str | None = None
 
 
-class Progress:
-    """The part of a registry that records jobs and cuts."""
-
-    def __init__(self, database: Database, project: str) -> None:
-        self._database = database
-        self.project = project
+class Progress(Leases):
+    """The part of a registry that records jobs, their leases and cuts."""
 
     def start_job(  # noqa: PLR0917
-        self, log: str, view: str, start: int, end: int, base_version: int, now: int
+        self,
+        log: str,
+        view: str,
+        start: int,
+        end: int,
+        base_version: int,
+        now: int,
+        *,
+        source_version: str | None = None,
+        token: int | None = None,
     ) -> int:
         """Record a new job of a log and return its number.
 
@@ -69,6 +86,10 @@ class Progress:
             The log's version at the start.
         now
             The time to record, microseconds since the epoch.
+        source_version
+            The version of the source, to record.
+        token
+            The lease under which it is done, see `Leases`.
 
         Notes
         -----
@@ -82,6 +103,7 @@ class Progress:
             try:
                 with self._database.write() as connection:
                     self._lock(connection)
+                    self._fence(connection, log, token)
                     newest = connection.execute(select(func.max(JOBS.c.number)).where(JOBS.c.log == log)).scalar()
                     number = int(newest or 0) + 1
                     connection.execute(
@@ -95,29 +117,29 @@ class Progress:
                             base_version=base_version,
                             state="started",
                             started=now,
+                            source_version=source_version,
                         )
                     )
             except ConflictError:  # another process took this number: it got on, so take the next
                 continue
             return number
 
-    def update_job(self, log: str, number: int, state: str) -> None:
+    def update_job(self, log: str, number: int, state: str, *, token: int | None = None) -> None:
         """Move a job of this project to another state; a finished job stays as it is.
 
         Raises
         ------
         RegistryError
             Where there is no such job or state, or the job has ended differently.
+        LeaseLostError
+            Where `token` is given and is not that of the log's lease any more.
         """
         if state not in JOB_STATES:
             raise RegistryError(f"a job cannot be {state!r}{suggest(state, JOB_STATES)}")
         job = (JOBS.c.log == log, JOBS.c.number == number, JOBS.c.project == self.project)
         with self._database.write() as connection:
-            changed = connection.execute(
-                update(JOBS)
-                .where(*job, JOBS.c.state.not_in([final for final in _FINAL if final != state]))
-                .values(state=state)
-            )
+            self._fence(connection, log, token)
+            changed = connection.execute(update(JOBS).where(*job, JOBS.c.state.in_(_NEXT[state])).values(state=state))
             if changed.rowcount == 0:
                 found = connection.execute(select(JOBS.c.state).where(*job)).scalar()
                 problem = "does not exist" if found is None else f"is {found} and cannot become {state}"
@@ -129,7 +151,16 @@ class Progress:
             select(JOBS).where(JOBS.c.log == log, JOBS.c.project == self.project).order_by(JOBS.c.number)
         )
         return [
-            Job(row.number, row.view, row.start_time, row.end_time, row.base_version, row.state, row.started)
+            Job(
+                number=row.number,
+                view=row.view,
+                start=row.start_time,
+                end=row.end_time,
+                base_version=row.base_version,
+                state=row.state,
+                started=row.started,
+                source_version=row.source_version,
+            )
             for row in rows
         ]
 
@@ -149,16 +180,22 @@ class Progress:
         """
         return [Cut(row.at, row.arrival) for row in self._database.fetch(self._select_cuts(view, rows))]
 
-    def record_cut(self, view: str, rows: str, cut: Cut) -> Cut:
+    def record_cut(self, view: str, rows: str, cut: Cut, *, token: int | None = None) -> Cut:
         """Move a lambda view's cut forward and return the one now in force.
 
         A cut that is not after the recorded one changes nothing. Where a clock ran back, the cut is in force from the
         arrival of the one before it.
+
+        Raises
+        ------
+        LeaseLostError
+            Where `token` is given and is not that of the log's lease any more.
         """
         while True:
             try:
                 with self._database.write() as connection:
                     self._lock(connection)
+                    self._fence(connection, rows, token)
                     known = [Cut(row.at, row.arrival) for row in connection.execute(self._select_cuts(view, rows))]
                     if known and cut.at <= known[-1].at:
                         return known[-1]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Text
 
-SCHEMA_VERSION = 1
-"""Raised with every change of these tables; a registry with a greater number is refused."""
+SCHEMA_VERSION = 2
+"""Raised with every change of these tables; a registry with another number is refused."""
 
 METADATA = MetaData()
 
@@ -78,4 +78,17 @@ JOBS = Table(
     Column("base_version", BigInteger, nullable=False),
     Column("state", String, nullable=False),
     Column("started", BigInteger, nullable=False),
+    Column("source_version", Text),
+)
+
+LEASES = Table(
+    "featurestore_leases",  # one row per log; it stays when the lease is given back, so that tokens only rise
+    METADATA,
+    Column("log", String, primary_key=True),
+    Column("token", BigInteger, nullable=False),
+    Column("host", String, nullable=False),
+    Column("machine", String, nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("process", String, nullable=False),
+    Column("expires", BigInteger, nullable=False),
 )
