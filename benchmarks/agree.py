@@ -12,11 +12,16 @@ ROUNDING = 1e-9
 """The relative difference that another order of a sum of doubles may make."""
 
 
-def in_order(answer: pa.Table, labels: int) -> list[str]:
-    """Return what is wrong with the rows of an answer that should be one for each label, in their order."""
-    if answer.num_rows != labels:
-        return [f"{labels - answer.num_rows:,} of {labels:,} rows are missing"]
-    return [] if answer["row"].equals(pa.chunked_array([np.arange(labels)])) else ["rows are not in the labels' order"]
+def kept(labels: pa.Table, answer: pa.Table) -> list[str]:
+    """Return what is wrong with an answer that should hold every label, unchanged and in its place."""
+    if answer.num_rows != labels.num_rows:
+        return [f"{answer.num_rows:,} rows for {labels.num_rows:,} labels"]
+    return [] if answer.select(labels.column_names).equals(labels) else ["the labels' columns or their order changed"]
+
+
+def reordered(answer: pa.Table) -> list[str]:
+    """Return whether the rows that are there are in another order than the labels."""
+    return ["rows came back in another order"] if (np.diff(np.asarray(answer["row"])) <= 0).any() else []
 
 
 def differences(
@@ -38,11 +43,11 @@ def differences(
         found.append(f"{missing.num_rows:,} of {right.num_rows:,} rows are missing, such as row {missing['row'][0]}")
     if other.num_rows != right.num_rows - missing.num_rows:
         return [*found, f"{other.num_rows:,} rows for {right.num_rows:,} labels"]
-    kept = right.filter(pc.is_in(right["row"], other["row"])).combine_chunks()
-    if not kept["row"].equals(other["row"]):
+    right = right.filter(pc.is_in(right["row"], other["row"])).combine_chunks()
+    if not right["row"].equals(other["row"]):
         return [*found, "rows are not those of the labels"]
     for name in columns:
-        found += _column(name, kept, other, ROUNDING if name in rounded else 0.0)
+        found += _column(name, right, other, ROUNDING if name in rounded else 0.0)
     return found
 
 

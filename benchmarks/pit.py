@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.agree import differences, in_order
+from benchmarks.agree import differences, kept, reordered
 from benchmarks.data import HOT_KEYS, Inputs, Shape, make
 from benchmarks.options import Options
 from benchmarks.ours import TTL
@@ -44,7 +44,7 @@ def _case(options: Options, shape: Shape, memory: int) -> list[Row]:
         outcomes = race(_contestants(options, inputs, folder))
         ours = outcomes.pop("ours").measured
         answer = pq.read_table(folder / "ours.parquet")
-        notes = in_order(answer, shape.labels)
+        notes = [f"ours: {said}" for said in kept(pq.read_table(inputs.labels), answer)]
         written = outcomes.pop("handwritten")
         notes += _judge("handwritten", written, answer, folder)
         rows = _rows(shape.describe(), memory, ours, written, outcomes, agree=not notes)
@@ -83,7 +83,9 @@ def _judge(name: str, outcome: Outcome, answer: pa.Table, folder: Path) -> list[
     """Return why a contestant gave no answer, or where its answer differs from ours."""
     if outcome.failure:
         return [f"{name}: {outcome.failure}"]
-    return [f"{name}: {said}" for said in differences(answer, pq.read_table(folder / f"{name}.parquet"), COLUMNS)]
+    found = pq.read_table(folder / f"{name}.parquet")
+    wrong = [] if name == "handwritten" else reordered(found)
+    return [f"{name}: {said}" for said in wrong + differences(answer, found, COLUMNS)]
 
 
 def _rows(

@@ -54,7 +54,7 @@ class Outcome:
     peak: int | None = None
     failure: str = ""
     at_least: float = 0.0
-    """Seconds that the work takes at the least: those measured, or those after which it was stopped."""
+    """Seconds that the work takes at the least: those measured, or those after which the process was stopped."""
 
     def add(self, seconds: float, peak: int) -> None:
         """Take one more run in."""
@@ -135,7 +135,7 @@ def _watch(process: subprocess.Popen[bytes], timeout: float) -> str:
                 return f"stopped at {format_amount(held, 'B')} of memory"
         else:
             return ""
-    return f"stopped after {timeout:.0f} s"
+    return f"stopped after {timeout:g} s"
 
 
 def _held(pid: int) -> int:

@@ -6,7 +6,7 @@ from itertools import chain
 
 import pyarrow.parquet as pq
 
-from benchmarks.agree import differences, in_order
+from benchmarks.agree import differences, kept
 from benchmarks.data import Shape, make
 from benchmarks.options import Options
 from benchmarks.race import Contestant, finish, race
@@ -37,7 +37,7 @@ def run(options: Options) -> list[Row]:
         )
         one, ten = (outcomes[name].measured for name in calls)
         together, apart = (pq.read_table(folder / f"{name}.parquet") for name in calls)
-    notes = tuple(in_order(together, shape.labels) + differences(together, apart, COLUMNS))
+    notes = tuple(kept(pq.read_table(inputs.labels), together) + differences(together, apart, COLUMNS))
     case = f"ten views in one call: {shape.describe()}"
     return [
         Row(f"{case}: time", one[0], None, ten[0], ten[0], not notes, notes=notes),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from benchmarks.agree import differences, in_order
+from benchmarks.agree import differences, kept
 from benchmarks.data import HOT_KEYS, Inputs, Shape, make
 from benchmarks.options import Options
 from benchmarks.ours import WINDOWS
@@ -83,14 +83,15 @@ def _run(options: Options, shape: Shape, inputs: Inputs, folder: Path, column: s
     )
     measured = outcomes["ours"].measured
     answer = pq.read_table(folder / "ours.parquet")
-    wrong, notes, rounded = in_order(answer, shape.labels), [], SUMS if column == "cents" else []
-    if failure := outcomes["handwritten"].failure:
-        sample = replace(range_join, arguments={**written, "first": SAMPLE}, repeat=1)
-        finish(f"handwritten, {SAMPLE} labels", sample)
+    notes, wrong = [], kept(pq.read_table(inputs.labels), answer)
+    joined = outcomes["handwritten"]
+    if joined.failure:
+        notes.append(f"handwritten: {joined.failure}; only the answers to {SAMPLE:,} labels are compared")
         answer = answer.slice(0, SAMPLE)
-        notes.append(f"handwritten: {failure}; the answers to {answer.num_rows:,} labels were compared")
-    wrong += [
-        f"handwritten: {said}"
-        for said in differences(answer, pq.read_table(folder / "handwritten.parquet"), FEATURES, rounded=rounded)
-    ]
+        joined = race({"sample": replace(range_join, arguments={**written, "first": SAMPLE}, repeat=1)})["sample"]
+    if joined.failure:
+        wrong.append(f"handwritten, {SAMPLE:,} labels: {joined.failure}")
+    else:
+        right = pq.read_table(folder / "handwritten.parquet")
+        wrong += differences(answer, right, FEATURES, rounded=SUMS if column == "cents" else [])
     return Run(f"{shape.describe()}, {column} sums", measured, outcomes["handwritten"], wrong, notes)
