@@ -8,7 +8,7 @@
   materialize  into log and LMDB, beside bare puts and Feast into SQLite
 
 Without a name, all. The exit code is 1 unless every answer of ours is right and every bar is met; the bars are meant
-for --scale 1. The other commands are described in docs/benchmarks.md.
+for --scale 1. What is measured, and how it is kept fair, is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
