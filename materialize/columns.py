@@ -19,7 +19,10 @@ _INTO_FLOAT32 = (t.is_int8, t.is_int16, t.is_uint8, t.is_uint16)
 
 
 def fits(arrow: pa.DataType, dtype: ValueType) -> bool:
-    """Return whether every value of an Arrow type has an exact place in a value type."""
+    """Return whether every value of an Arrow type has an exact place in a value type.
+
+    A decimal has one as text, and as an integer where it has no fraction and few enough digits.
+    """
     if t.is_null(arrow):
         return True
     if t.is_dictionary(arrow):
@@ -27,6 +30,9 @@ def fits(arrow: pa.DataType, dtype: ValueType) -> bool:
     if dtype.is_list:
         is_list = t.is_list(arrow) or t.is_large_list(arrow) or t.is_fixed_size_list(arrow)
         return is_list and fits(arrow.value_type, dtype.element)
+    if t.is_decimal(arrow):
+        digits = {"int32": 9, "int64": 18}.get(dtype.kind, 0)
+        return dtype.kind == "string" or (arrow.scale == 0 and arrow.precision <= digits)
     natural = from_arrow(arrow)
     if natural is not None and natural.kind == dtype.kind:
         return True
@@ -66,6 +72,9 @@ def convert(array: pa.Array, dtype: ValueType) -> tuple[pa.Array, Bad]:
         return pa.nulls(len(array), dtype.to_arrow()), {}
     if dtype.kind == "timestamp":
         return _timestamps(array), {}
+    if t.is_decimal(array.type) and dtype.kind == "string":
+        # Arrow's own cast writes small ones with an exponent.
+        return pa.array([None if value is None else format(value, "f") for value in array.to_pylist()], pa.string()), {}
     if not dtype.is_list:
         return canonical(array.cast(dtype.to_arrow())), {}
     return _lists(array, dtype)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
+
+from featurestore.errors import SourceError, suggest
 
 
 class Span(NamedTuple):
@@ -78,3 +80,19 @@ class TableReader(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def check_settings(label: str, connection: str, settings: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse a setting of a connection that its reader does not have.
+
+    Raises
+    ------
+    SourceError
+        For the first one that is not known.
+    """
+    for key in settings:
+        if key not in known:
+            raise SourceError(
+                f"{label}: connections.{connection} in feature_store.yaml has the unknown setting {key!r}"
+                f"{suggest(key, known)}"
+            )

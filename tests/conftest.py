@@ -1,0 +1,7 @@
+"""Fixtures that all tests may ask for: real servers, started when the first test needs one."""
+
+from __future__ import annotations
+
+from tests.servers.postgres import postgres
+
+__all__ = ["postgres"]

@@ -1,0 +1,1 @@
+"""Real servers for tests, each started once per test process and ended with it."""
