@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import datetime
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from featurestore.parity.verify import VerifyReport
     from featurestore.streaming.apply import Applier, Loop
     from featurestore.streaming.push import PushResult
+    from featurestore.training.datasets import Datasets
+    from featurestore.training.manifest import Manifest
 
 Progress = Callable[[str, int, int | None], None]
 """Called with what is being done, how much is done, and how much there is (None: not known)."""
@@ -116,6 +119,10 @@ class FeatureStore:
         from featurestore.online.lmdb import LmdbStore
 
         return LmdbStore(self.config.resolve(self.config.online_path))
+
+    @property
+    def _revision(self) -> int:
+        return self._project[0] if self._project else 0
 
     @property
     def project(self) -> Project:
@@ -381,10 +388,38 @@ class FeatureStore:
             ``"event"``: every row that happened by then; ``"arrival"``: only what had also arrived by then, which is
             what was known in production.
         """
+        from featurestore.offline.pins import Pins
         from featurestore.offline.retrieval import RetrievalJob
 
-        request = resolve(self.project, features, full_feature_names=full_feature_names)
-        return RetrievalJob(entity_df, request, self.log, self.cuts, known_at)
+        project, revision = self.project, self._revision
+        request = resolve(project, features, full_feature_names=full_feature_names)
+        pins = Pins(request.views, self.log, self.cuts)
+
+        def save(job: RetrievalJob, name: str) -> Manifest:
+            from featurestore.training.datasets import Origin
+
+            return self.datasets.save(name, job, Origin(revision, full_feature_names, pins))
+
+        return RetrievalJob(entity_df, request, pins.log, pins.cuts, known_at, saver=save)
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        """The saved training sets: `ls`, `show`, `load` and `reproduce` them. A retrieval's `save` makes one."""
+        from featurestore.training.datasets import Datasets
+
+        return Datasets(
+            self.config.resolve(self.config.offline_path) / "datasets",
+            project=self.config.project,
+            release=version("featurestore"),
+            clock=self.clock,
+            definitions_at=self._definitions_at,
+            log_of=self.log,
+        )
+
+    def _definitions_at(self, revision: int, on_demand: set[str]) -> Project:
+        """Return the definitions as applied at a revision, with the code of the on-demand views named."""
+        applied = self.registry.load(revision)
+        return bind_code(applied, load_repository(self.config.repo_path), on_demand) if on_demand else applied
 
     def get_online_features(
         self,

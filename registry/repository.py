@@ -9,7 +9,7 @@ import importlib.util
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -72,7 +72,7 @@ def load_repository(repo_path: str | Path) -> list[Definition]:
     return list(found.values())
 
 
-def bind_code(project: Project, definitions: Sequence[Definition]) -> Project:
+def bind_code(project: Project, definitions: Sequence[Definition], only: Collection[str] | None = None) -> Project:
     """Return the applied definitions with the callables of a repository.
 
     Parameters
@@ -81,6 +81,8 @@ def bind_code(project: Project, definitions: Sequence[Definition]) -> Project:
         What `Registry.load` returned.
     definitions
         What `load_repository` returned.
+    only
+        The views whose code is needed; by default all.
 
     Raises
     ------
@@ -88,7 +90,11 @@ def bind_code(project: Project, definitions: Sequence[Definition]) -> Project:
         Where the code of an applied view is gone from the repository, or its text or place is not the applied one.
     """
     loaded = {view.name: view for view in definitions if isinstance(view, (FeatureView, OnDemandFeatureView))}
-    return Project([_bound(definition, loaded) for definition in project.objects.values()])
+    bound = [
+        _bound(definition, loaded) if only is None or definition.name in only else definition
+        for definition in project.objects.values()
+    ]
+    return Project(bound)
 
 
 def _bound(definition: Definition, loaded: dict[str, FeatureView | OnDemandFeatureView]) -> Definition:

@@ -49,6 +49,7 @@ PREVIEW_COLUMNS = 8
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write here (.parquet or .csv)."
 )
+@click.option("--save", metavar="NAME", help="Save as the next version of this training set (see `dataset`).")
 @json_option
 @pass_settings
 def historical(
@@ -60,6 +61,7 @@ def historical(
     known_at: KnownAt,
     full_feature_names: bool,
     out: Path | None,
+    save: str | None,
     as_json: bool,
 ) -> None:
     """Build a point-in-time training set for a file of entities and times.
@@ -83,14 +85,18 @@ def historical(
     )
     table = job.to_arrow()
     seconds = time.perf_counter() - started
+    saved = None if save is None else job.save(save).label
     if out is not None:
         write_table(table, out)
     if as_json:
         columns = {field.name: str(field.type) for field in table.schema}
-        emit_json({"rows": table.num_rows, "columns": columns, "seconds": seconds, "out": out and str(out)})
+        written = {"out": out and str(out), "saved": saved}
+        emit_json({"rows": table.num_rows, "columns": columns, "seconds": seconds, **written})
         return
     _preview(table)
-    where = f" in {out}" if out else "; --out FILE keeps them"
+    places = [str(out)] if out else []
+    places += [f"training set {saved}"] if saved else []
+    where = f" in {' and '.join(places)}" if places else "; --out FILE or --save NAME keeps them"
     click.echo(f"\n{count(table.num_rows, 'row')} of {count(table.num_columns, 'column')}{where}")
 
 

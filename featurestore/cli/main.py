@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "materialize": ("materialize", "Load a range of event time from batch sources, offline and online."),
     "materialize-incremental": ("materialize", "Load what is new in batch sources since the last job."),
     "historical": ("historical", "Build a point-in-time training set for a file of entities and times."),
+    "dataset": ("dataset", "List, show and reproduce saved training sets."),
     "push": ("push", "Push rows of a file of JSON lines into a push source."),
     "stream": ("stream", "Replay stream sources into the offline and online stores."),
     "lookup": ("lookup", "Look features up online, for one entity or many."),
