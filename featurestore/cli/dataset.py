@@ -19,7 +19,10 @@ _name = click.argument("name", metavar="NAME[@VERSION]")
 
 @click.group()
 def dataset() -> None:
-    """List, show and reproduce saved training sets; `historical --save NAME` makes one."""
+    """List, show and reproduce saved training sets.
+
+    `historical --save NAME` and `job.save(name)` make one.
+    """
 
 
 @dataset.command("ls")
