@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
+from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from featurestore.definitions.sources import FileSource
 from featurestore.errors import SourceError
 from featurestore.materialize.chunks import Chunk, Reject, Wanted, check_columns, missing_column, renamed
 from featurestore.materialize.files import FileFormat, JsonFormat, source_files
+from featurestore.materialize.places import Place, stamps
 from featurestore.materialize.tables import Partition, Span
 from featurestore.materialize.text import Rejected, json_lines
 
@@ -25,8 +26,8 @@ class FileRows:
     ----------
     source
         The source.
-    repo_path
-        Folder that its path starts from where it is relative.
+    place
+        Where they are.
 
     Raises
     ------
@@ -34,10 +35,12 @@ class FileRows:
         Where there is no such file or its format cannot be told.
     """
 
-    def __init__(self, source: FileSource, repo_path: Path) -> None:
+    def __init__(self, source: FileSource, place: Place) -> None:
         self._label = f"FileSource {source.name!r}"
         self._mapping = source.field_mapping
-        self._format_name, self._format, self._files = source_files(source, repo_path)
+        self._format_name = source.file_format or "files"
+        with self._errors(place):
+            self._format_name, self._format, self._files = source_files(source, place)
         self.prunes = self._format.prunes
 
     def names(self) -> list[str] | None:
@@ -47,37 +50,33 @@ class FileRows:
 
     def typed(self, wanted: Sequence[Wanted], span: Span, reject: Reject) -> Iterator[Chunk]:
         """Yield the wanted columns in their declared types, file by file."""
-        for path in self._files:
-            stored = self._stored(path)
-            if stored is not None:
-                check_columns(self._label, str(path), stored, wanted)
-        seen = set()
-        for path in self._files:
-            with self._errors(path):
-                for chunk in self._format.typed(path, wanted, span, reject):
-                    seen |= _present(wanted, chunk)
-                    yield chunk
+        with self._unchanged():
+            for place in self._files:
+                stored = self._stored(place)
+                if stored is not None:
+                    check_columns(self._label, str(place), stored, wanted)
+            seen = set()
+            for place in self._files:
+                with self._errors(place):
+                    for chunk in self._format.typed(place, wanted, span, reject):
+                        seen |= _present(wanted, chunk)
+                        yield chunk
         if isinstance(self._format, JsonFormat):
             self._check_seen(wanted, seen)
 
     def records(self, reject: Reject) -> Iterator[list[dict[str, Any]]]:
         """Yield all records as Python values, under the names used in definitions."""
-        mapping = self._mapping
-        for path in self._files:
-            with self._errors(path):
-                if isinstance(self._format, JsonFormat):
-                    for lines in json_lines(path, reject):
-                        yield [{mapping.get(k, k): v for k, v in line.record.items()} for line in lines]
-                    continue
-                for batch in self._format.table(path):
-                    yield renamed(batch, mapping).to_pylist()
+        with self._unchanged():
+            for place in self._files:
+                with self._errors(place):
+                    yield from self._file_records(place, reject)
 
     def schema(self) -> pa.Schema:
         """Return the columns over all files, with the types inferred."""
         schemas = []
-        for path in self._files:
-            with self._errors(path):
-                schemas.append(_own_schema(self._format, path))
+        for place in self._files:
+            with self._errors(place):
+                schemas.append(_own_schema(self._format, place))
         try:
             return pa.unify_schemas(schemas, promote_options="permissive")
         except pa.ArrowException as error:
@@ -85,57 +84,90 @@ class FileRows:
 
     def sample(self) -> Iterator[pa.RecordBatch]:
         """Yield rows with all columns in their own types."""
-        for path in self._files:
-            with self._errors(path):
-                yield from self._format.table(path)
+        for place in self._files:
+            with self._errors(place):
+                yield from self._format.table(place)
 
     def partitions(self) -> list[Partition]:
         """Return the files."""
-        return [Partition(str(path)) for path in self._files]
+        return [Partition(str(place)) for place in self._files]
 
     def version(self) -> str | None:
-        """Return a token that changes whenever the contents may have changed."""
-        return None
+        """Return a token that changes whenever a file came, went or was written to."""
+        digest = sha256()
+        for place, stamp in zip(self._files, self._stamps(), strict=True):
+            digest.update(f"{place}\n{stamp}\n".encode())
+        return digest.hexdigest()
 
     def close(self) -> None:
         """Do nothing: files are open only while they are read."""
 
-    def _stored(self, path: Path) -> pa.Schema | None:
-        with self._errors(path):
-            return self._format.schema(path)
+    def _file_records(self, place: Place, reject: Reject) -> Iterator[list[dict[str, Any]]]:
+        mapping = self._mapping
+        if isinstance(self._format, JsonFormat):
+            for lines in json_lines(place, reject):
+                yield [{mapping.get(k, k): v for k, v in line.record.items()} for line in lines]
+            return
+        for batch in self._format.table(place):
+            yield renamed(batch, mapping).to_pylist()
+
+    def _stamps(self) -> list[str]:
+        try:
+            return stamps(self._files)
+        except OSError as error:
+            raise SourceError(f"{self._label}: a file is not there any more: {error}; run again") from error
+
+    @contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """Refuse what was read where a file was written to meanwhile: it may be half of the old and half of the new."""
+        before = self._stamps()
+        yield
+        for place, old, new in zip(self._files, before, self._stamps(), strict=True):
+            if old != new:
+                raise SourceError(
+                    f"{self._label}: {place} was changed while it was read; run again when its writer is done, or keep "
+                    "the data as a Delta table, which can be written while it is read"
+                )
+
+    def _stored(self, place: Place) -> pa.Schema | None:
+        with self._errors(place):
+            return self._format.schema(place)
 
     def _check_seen(self, wanted: Sequence[Wanted], seen: set[str]) -> None:
         """Refuse JSON in which a wanted field never occurs: an absent field is null, a misspelt one is a mistake."""
         absent = [item for item in wanted if item.column not in seen]
         if not absent:
             return
-        known = {name for path in self._files for lines in json_lines(path, _ignore) for name in _fields(lines)}
+        known = {name for place in self._files for lines in json_lines(place, _ignore) for name in _fields(lines)}
         for item in absent:
             if known and item.column not in known:
                 raise missing_column(self._label, str(self._files[0]), item, sorted(known))
 
     @contextmanager
-    def _errors(self, path: Path) -> Iterator[None]:
+    def _errors(self, place: Place) -> Iterator[None]:
         try:
             yield
         except SourceError as error:
-            if str(path) in str(error):
+            text = str(error)
+            if self._label in text:
                 raise
-            raise SourceError(f"{self._label}: {path}: {error}") from error
+            where = "" if str(place) in text else f"{place}: "
+            raise SourceError(f"{self._label}: {where}{text}") from error
         except (OSError, pa.ArrowException) as error:
             detail = " ".join(str(error).split())
             raise SourceError(
-                f"{self._label}: {path} cannot be read as {self._format_name}: {detail}; is the file complete?"
+                f"{self._label}: {place} cannot be read as {self._format_name}: {detail}; is the file complete?"
             ) from error
 
 
-def _own_schema(file_format: FileFormat, path: Path) -> pa.Schema:
+def _own_schema(file_format: FileFormat, place: Place) -> pa.Schema:
     if isinstance(file_format, JsonFormat):
         return pa.unify_schemas(
-            [_timed(batch).schema for batch in file_format.table(path)] or [pa.schema([])], promote_options="permissive"
+            [_timed(batch).schema for batch in file_format.table(place)] or [pa.schema([])],
+            promote_options="permissive",
         )
-    first = next(iter(file_format.table(path)), None)
-    return file_format.schema(path) if first is None else first.schema
+    first = next(iter(file_format.table(place)), None)
+    return file_format.schema(place) if first is None else first.schema
 
 
 def _timed(batch: pa.RecordBatch) -> pa.RecordBatch:

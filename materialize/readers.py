@@ -11,8 +11,11 @@ import pyarrow as pa
 
 from featurestore.definitions.sources import BatchSource, FileSource
 from featurestore.definitions.warehouse import BigQuerySource, HiveSource, SqlSource
+from featurestore.errors import SourceError
 from featurestore.materialize.chunks import Chunk, Reject, Wanted, renamed
+from featurestore.materialize.delta_table import DeltaFiles, is_delta
 from featurestore.materialize.file_rows import FileRows
+from featurestore.materialize.places import locate
 from featurestore.materialize.table_rows import TableRows
 from featurestore.materialize.tables import Partition, Span, TableReader
 from featurestore.materialize.text import Rejected
@@ -89,12 +92,7 @@ class SourceReader:
 
     def __init__(self, source: BatchSource, repo_path: Path, connection: Mapping[str, Any] | None = None) -> None:
         self.source = source
-        settings = connection or {}
-        self._rows: Rows = (
-            FileRows(source, repo_path)
-            if isinstance(source, FileSource)
-            else TableRows(source, open_table(source, settings))
-        )
+        self._rows = _open(source, repo_path, connection or {})
         self._columns = {name: column for column, name in source.field_mapping.items()}
 
     @property
@@ -181,6 +179,23 @@ class SourceReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _open(source: BatchSource, repo_path: Path, settings: Mapping[str, Any]) -> Rows:
+    if not isinstance(source, FileSource):
+        return TableRows(source, open_table(source, settings))
+    place = locate(source, repo_path, settings)
+    if source.file_format not in {"", "delta"}:
+        return FileRows(source, place)
+    try:
+        found = is_delta(place)
+    except OSError as error:
+        raise SourceError(f"FileSource {source.name!r}: {place} cannot be read: {error}") from error
+    if found:
+        return TableRows(source, DeltaFiles(place))
+    if source.file_format == "delta":
+        raise SourceError(f"FileSource {source.name!r}: there is no Delta table at {place}; check path and file_format")
+    return FileRows(source, place)
 
 
 def open_table(source: BatchSource, settings: Mapping[str, Any]) -> TableReader:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,6 +13,7 @@ from pyarrow import csv
 
 from featurestore.errors import RowError
 from featurestore.materialize.columns import Bad, canonical
+from featurestore.materialize.places import Place
 from featurestore.types import ValueType, convert
 
 MISSING_TEXTS = ("", "NA", "N/A", "NULL", "null")
@@ -32,7 +32,7 @@ class Rejected(NamedTuple):
     detail: str
 
 
-def csv_batches(path: Path, columns: Sequence[str], reject: Callable[[Rejected], None]) -> Iterator[pa.RecordBatch]:
+def csv_batches(place: Place, columns: Sequence[str], reject: Callable[[Rejected], None]) -> Iterator[pa.RecordBatch]:
     """Yield columns of a CSV file as text; a line with too few or too many fields is rejected.
 
     Raises
@@ -43,11 +43,11 @@ def csv_batches(path: Path, columns: Sequence[str], reject: Callable[[Rejected],
 
     def skip(row: csv.InvalidRow) -> str:
         problem = f"it has {row.actual_columns} fields, the header {row.expected_columns}"
-        reject(Rejected((row.text or "").encode(), "undecodable", f"{path} line {row.number}: {problem}"))
+        reject(Rejected((row.text or "").encode(), "undecodable", f"{place} line {row.number}: {problem}"))
         return "skip"
 
     reader = csv.open_csv(
-        path,
+        place.stream(),
         read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
         parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
         convert_options=csv.ConvertOptions(
@@ -61,14 +61,14 @@ def csv_batches(path: Path, columns: Sequence[str], reject: Callable[[Rejected],
     yield from reader
 
 
-def csv_header(path: Path) -> list[str]:
+def csv_header(place: Place) -> list[str]:
     """Return the column names of a CSV file."""
     lenient = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
-    with csv.open_csv(path, read_options=csv.ReadOptions(use_threads=False), parse_options=lenient) as reader:
+    with csv.open_csv(place.stream(), read_options=csv.ReadOptions(use_threads=False), parse_options=lenient) as reader:
         return list(reader.schema.names)
 
 
-def csv_inferred(path: Path) -> pa.Table:
+def csv_inferred(place: Place) -> pa.Table:
     """Return a whole CSV file with types that hold all its values: integers, floats, bools, times or text."""
     options = csv.ConvertOptions(
         strings_can_be_null=False,
@@ -76,7 +76,9 @@ def csv_inferred(path: Path) -> pa.Table:
         timestamp_parsers=[csv.ISO8601],
         auto_dict_encode=False,
     )
-    return csv.read_csv(path, parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=options)
+    return csv.read_csv(
+        place.stream(), parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=options
+    )
 
 
 def parse_text(column: pa.Array, dtype: ValueType) -> tuple[pa.Array, Bad]:
@@ -138,7 +140,7 @@ class JsonLine(NamedTuple):
     record: dict[str, Any]
 
 
-def json_lines(path: Path, reject: Callable[[Rejected], None]) -> Iterator[list[JsonLine]]:
+def json_lines(place: Place, reject: Callable[[Rejected], None]) -> Iterator[list[JsonLine]]:
     """Yield the objects of a JSON-lines file, some thousands at a time; blank lines count for nothing.
 
     Raises
@@ -147,16 +149,15 @@ def json_lines(path: Path, reject: Callable[[Rejected], None]) -> Iterator[list[
         Where the file cannot be read.
     """
     decoder = msgspec.json.Decoder(dict[str, Any])
-    compression = "gzip" if path.suffix.lower() == ".gz" else None
     lines: list[JsonLine] = []
-    with pa.input_stream(path, compression=compression) as raw:
+    with place.stream() as raw:
         for number, line in enumerate(_split(raw), start=1):
             if not line or line.isspace():
                 continue
             try:
                 lines.append(JsonLine(number, line, decoder.decode(line)))
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                reject(Rejected(line, "undecodable", f"{path} line {number}: not a JSON object: {error}"))
+                reject(Rejected(line, "undecodable", f"{place} line {number}: not a JSON object: {error}"))
             if len(lines) >= _LINES:
                 yield lines
                 lines = []

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tests.servers.postgres import postgres
+from tests.servers.s3 import s3
 
-__all__ = ["postgres"]
+__all__ = ["postgres", "s3"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -12,8 +13,33 @@ from deltalake.exceptions import DeltaError
 from featurestore.errors import SourceError
 
 
-def delta_dataset(path: Path) -> ds.Dataset:
+class DeltaSnapshot(NamedTuple):
+    """One version of a Delta table, which stays the same whatever is written meanwhile.
+
+    Attributes
+    ----------
+    dataset
+        Its rows.
+    token
+        Names the table and the version.
+    partitions
+        The partitions, as ``column=value/...``, sorted.
+    """
+
+    dataset: ds.Dataset
+    token: str
+    partitions: list[str]
+
+
+def delta_snapshot(location: str, options: Mapping[str, str]) -> DeltaSnapshot:
     """Return the newest version of a Delta table.
+
+    Parameters
+    ----------
+    location
+        Its folder, or ``s3://`` URL.
+    options
+        How deltalake reaches it.
 
     Raises
     ------
@@ -21,12 +47,10 @@ def delta_dataset(path: Path) -> ds.Dataset:
         Where there is no Delta table or this version cannot read it.
     """
     try:
-        return DeltaTable(str(path)).to_pyarrow_dataset()
+        table = DeltaTable(location, storage_options=dict(options) or None)
+        parts = ["/".join(f"{name}={value}" for name, value in part.items()) for part in table.partitions()]
+        token = f"{table.metadata().id} {table.version()}"
+        return DeltaSnapshot(table.to_pyarrow_dataset(), token, sorted(parts))
     except (DeltaError, OSError, pa.ArrowException) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        raise SourceError(f"{path} cannot be read as a Delta table: {lines[0]}") from error
-
-
-def is_delta(path: Path) -> bool:
-    """Return whether a folder holds a Delta table."""
-    return (path / "_delta_log").is_dir()
+        raise SourceError(f"{location} cannot be read as a Delta table: {lines[0]}") from error

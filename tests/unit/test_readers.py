@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -229,8 +230,8 @@ def test_data_pages_that_are_broken_are_named(tmp_path: Path) -> None:
 
 def test_files_folders_and_globs_are_found_in_order(tmp_path: Path) -> None:
     (tmp_path / "data" / "sub").mkdir(parents=True)
-    (tmp_path / "data" / "_temporary").mkdir()
-    for name, value in (("b.parquet", 2), ("a.parquet", 1), ("sub/c.parquet", 3), ("_temporary/x.parquet", 9)):
+    (tmp_path / "data" / "_delta").mkdir()
+    for name, value in (("b.parquet", 2), ("a.parquet", 1), ("sub/c.parquet", 3), ("_delta/x.parquet", 9)):
         parquet(tmp_path / "data", name, x=[value])
     (tmp_path / "data" / "notes.txt").write_text("not data")
     (tmp_path / "data" / ".hidden.parquet").write_text("not data")
@@ -238,6 +239,41 @@ def test_files_folders_and_globs_are_found_in_order(tmp_path: Path) -> None:
     assert read(tmp_path, "data", {"x": Int64})[0]["x"] == [1, 2, 3]
     assert read(tmp_path, "data/*.parquet", {"x": Int64})[0]["x"] == [1, 2]
     assert read(tmp_path, str(tmp_path / "data" / "b.parquet"), {"x": Int64})[0]["x"] == [2]
+
+
+def test_a_folder_that_a_job_is_writing_to_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "data" / "_temporary" / "0").mkdir(parents=True)
+    parquet(tmp_path / "data", "a.parquet", x=[1])
+    with pytest.raises(SourceError, match=r"FileSource 'trips': .*data is being written by a job"):
+        read(tmp_path, "data", {"x": Int64})
+
+
+@pytest.mark.parametrize("how", ["rewritten", "removed"])
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, ending: str, how: str, whole: bool) -> None:
+    def write(name: str, value: int) -> None:
+        texts = {"csv": f"ts,x\n0,{value}\n", "jsonl": f'{{"ts": "1970-01-01", "x": {value}}}\n'}
+        if ending == "parquet":
+            parquet(tmp_path, name, x=[value])
+        else:
+            (tmp_path / name).write_text(texts[ending])
+
+    names = [f"{name}.{ending}" for name in "ab"]
+    for name in names:
+        write(name, 1)
+    reader = SourceReader(source(f"*.{ending}"), tmp_path)
+    before = reader.version()
+    assert before == SourceReader(source(f"*.{ending}"), tmp_path).version()
+    rows: Iterator[Any] = reader.records(_fail) if whole else reader.typed([Wanted("x", "x", Int64)], _fail)
+    next(rows)
+    if how == "rewritten":
+        write(names[0], 2)
+    else:
+        (tmp_path / names[1]).unlink()
+    with pytest.raises(SourceError, match=r"was changed while it was read|cannot be read as"):
+        list(rows)
+    assert SourceReader(source(f"*.{ending}"), tmp_path).version() != before
 
 
 def test_what_is_not_there_or_not_known_is_said(tmp_path: Path) -> None:
@@ -248,7 +284,7 @@ def test_what_is_not_there_or_not_known_is_said(tmp_path: Path) -> None:
         ("nothing.parquet", "there is no file at .*nothing.parquet; relative paths start at"),
         ("mixed", "cannot tell the format of .*mixed"),
         ("mixed/c.bin", "cannot tell the format"),
-        ("s3://bucket/a.parquet", "only local files"),
+        ("gs://bucket/a.parquet", "neither a path on this machine nor s3://"),
     ):
         with pytest.raises(SourceError, match=message):
             SourceReader(source(path), tmp_path)
