@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featurestore.materialize.context import JobContext, JobReport
-    from featurestore.offline.asof import KnownAt
     from featurestore.offline.log import RowLog
+    from featurestore.offline.plan import KnownAt
     from featurestore.offline.retrieval import RetrievalJob
     from featurestore.online.lookup import EntityRows
     from featurestore.parity.verify import VerifyReport

@@ -22,7 +22,7 @@ from featurestore.cli.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from featurestore.offline.asof import KnownAt
+    from featurestore.offline.plan import KnownAt
 
 PREVIEW_ROWS = 5
 PREVIEW_COLUMNS = 8

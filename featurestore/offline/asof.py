@@ -8,7 +8,7 @@ arrived before are worked out row by row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,50 +17,29 @@ from featurestore.definitions import Aggregation, FeatureView
 from featurestore.offline.columns import PresentValues
 from featurestore.offline.exact import Statuses
 from featurestore.offline.kernels import Bools, Ints, expand, range_extremes, search
+from featurestore.offline.plan import ORDERED, KnownAt
+from featurestore.offline.rows import Labels, Rows, TimeIndex
 from featurestore.offline.windows import Feature, aggregate
 from featurestore.semantics.rows import Status
 from featurestore.semantics.windows import Window
 from featurestore.types import ValueType
 
-KnownAt = Literal["event", "arrival"]
 Visible = Callable[[Ints, Ints], Bools]
 """``visible(rows, labels)``: whether each row may be seen by the label beside it."""
 
-_BEGINNING = np.iinfo(np.int64).min
 _ROWS_AT_ONCE = 1 << 22
 
 
-class Rows(NamedTuple):
-    """Rows sorted by (key, event_timestamp, arrival, writer, sequence); times in microseconds.
-
-    Attributes
-    ----------
-    key
-        Number of the row's key, ascending.
-    table
-        The input columns.
-    """
-
-    key: Ints
-    event_timestamp: Ints
-    arrival: Ints
-    table: pa.Table
-
-
-class Labels(NamedTuple):
-    """What is asked for: the number of each label's key (-1: a key without rows) and its time."""
-
-    key: Ints
-    t: Ints
+class AmbiguousOrderError(Exception):
+    """Rows of one key and time matter to an answer, and without their positions their order is not known."""
 
 
 class _Task(NamedTuple):
-    """Rows, labels, and for each label the half-open range of its key's rows."""
+    """Rows, labels, and for each label how many rows come before its key."""
 
     rows: Rows
     labels: Labels
     first: Ints
-    after: Ints
 
 
 def evaluate(
@@ -80,14 +59,17 @@ def evaluate(
         ``"arrival"``: a label sees only rows with ``arrival <= t``.
     visible
         A further condition on what a label sees.
+
+    Raises
+    ------
+    AmbiguousOrderError
+        Where the rows have no positions and the answer depends on them.
     """
-    first = np.searchsorted(rows.key, labels.key, side="left").astype(np.int64)
-    after = np.searchsorted(rows.key, labels.key, side="right").astype(np.int64)
     if visible is None and known_at == "arrival":
         in_time: Visible | None = lambda row, label: rows.arrival[row] <= labels.t[label]  # noqa: E731
     else:
         in_time = _both(rows, labels, visible) if known_at == "arrival" else visible
-    task = _Task(rows, labels, first, after)
+    task = _Task(rows, labels, rows.index.first(labels))
     if view.is_window:
         chosen = [aggregation for aggregation in view.aggregations if aggregation.name in set(features)]
         return _windows(view, chosen, task, in_time, plain=visible is None)
@@ -106,10 +88,12 @@ def _newest(
     view: FeatureView, features: list[str], task: _Task, in_time: Visible | None, *, plain: bool
 ) -> dict[str, Feature]:
     """Return the values of the newest visible row, within the ttl."""
-    rows, labels, first, after = task
+    rows, labels, first = task
     if in_time is None:
-        newest = search(rows.event_timestamp, first, after, labels.t, right=True) - 1
+        newest = rows.index.before(labels, labels.t, right=True) - 1
         newest = np.where(newest >= first, newest, -1)
+        if not rows.positioned and rows.index.follows_equal(newest).any():
+            raise AmbiguousOrderError
     elif plain:
         newest = _newest_known(task)
     else:
@@ -118,37 +102,37 @@ def _newest(
     found = newest >= 0
     statuses[~found] = Status.NOT_FOUND
     ttl = view.ttl_micros
-    if ttl is not None and len(rows.event_timestamp):
-        happened = rows.event_timestamp[np.where(found, newest, 0)]
+    if ttl is not None and len(rows):
+        happened = rows.times_at(np.where(found, newest, 0))
         statuses[found & (happened < labels.t - ttl)] = Status.OUTSIDE_MAX_AGE
         statuses[found & (happened < labels.t - 2 * ttl)] = Status.NOT_FOUND
-    indices = pa.array(newest, mask=statuses != Status.PRESENT)
+    absent = statuses != Status.PRESENT
     result = {}
     for name in features:
-        values = rows.table.column(name).take(indices).combine_chunks()
+        values = rows.take(name, newest, absent)
         own = statuses.copy()
-        own[(own == Status.PRESENT) & values.is_null().to_numpy(zero_copy_only=False)] = Status.NULL_VALUE
+        if values.null_count:
+            own[~absent & values.is_null().to_numpy(zero_copy_only=False)] = Status.NULL_VALUE
         result[name] = Feature(values, own)
     return result
 
 
 def _newest_known(task: _Task) -> Ints:
     """Return the greatest row with ``max(event_timestamp, arrival) <= t``: a running maximum over that time."""
-    rows, labels, first, after = task
-    known = np.maximum(rows.event_timestamp, rows.arrival)
-    order = np.lexsort((known, rows.key))
-    best = np.maximum.accumulate(order) if len(order) else order
-    place = search(known[order], first, after, labels.t, right=True) - 1
-    found = place >= first
-    return np.where(found, best[np.where(found, place, 0)] if len(best) else -1, -1)
+    rows, labels, first = task
+    if not len(rows):
+        return np.full(len(labels.t), -1, dtype=np.int64)
+    known = TimeIndex(rows.index.key.copy(), np.maximum(rows.event_timestamp, rows.arrival))
+    best = np.maximum.accumulate(known.order)
+    place = known.before(labels, labels.t, right=True) - 1
+    return np.where(place >= first, best[np.maximum(place, 0)], -1)
 
 
 def _newest_visible(view: FeatureView, task: _Task, visible: Visible) -> Ints:
-    rows, labels, first, after = task
-    end = search(rows.event_timestamp, first, after, labels.t, right=True)
-    start = first
+    rows, labels, start = task
+    end = rows.index.before(labels, labels.t, right=True)
     if view.ttl_micros is not None:
-        start = search(rows.event_timestamp, first, after, labels.t - 2 * view.ttl_micros, right=False)
+        start = rows.index.before(labels, labels.t - 2 * view.ttl_micros)
     newest = np.full(len(labels.t), -1, dtype=np.int64)
     for chosen in _portions(start, end):
         indices, offsets = _visible_rows(start, end, chosen, visible)
@@ -161,6 +145,8 @@ def _windows(
     view: FeatureView, aggregations: list[Aggregation], task: _Task, in_time: Visible | None, *, plain: bool
 ) -> dict[str, Feature]:
     rows, labels = task.rows, task.labels
+    if not rows.positioned and len(rows.ties) and any(a.function in ORDERED for a in aggregations):
+        raise AmbiguousOrderError
     types = {field.name: field.dtype for field in (*view.schema, *view.join_keys)}
     present: dict[str, PresentValues] = {}
     result = {}
@@ -174,7 +160,7 @@ def _windows(
         for aggregation in mine:
             name = aggregation.column
             if name is not None and name not in present:
-                present[name] = PresentValues(rows.table.column(name), types[name])
+                present[name] = PresentValues(rows.column(name), types[name])
             result[aggregation.name] = aggregate(aggregation, present.get(name or ""), start, end)
         if in_time is not None and hard.any():
             seen = _seen_by(start, full_end, np.flatnonzero(hard), in_time)
@@ -184,27 +170,27 @@ def _windows(
 
 def _range(window: Window, task: _Task) -> tuple[Ints, Ints]:
     """Return the range of rows whose event time lies in the window at each label."""
-    rows, labels, first, after = task
+    rows, labels, first = task
     hop, offset = window.hop, window.offset
     upto = labels.t if offset == 0 else (labels.t - offset) // hop * hop
-    end = search(rows.event_timestamp, first, after, upto, right=False)
+    end = rows.index.before(labels, upto)
     if window.length is None:
         return first, end
-    since = (labels.t - offset - window.length) // hop * hop
-    return np.minimum(search(rows.event_timestamp, first, after, since, right=False), end), end
+    return rows.index.before(labels, (labels.t - offset - window.length) // hop * hop), end
 
 
 def _known_range(rows: Rows, labels: Labels, start: Ints, end: Ints) -> tuple[Ints, Bools]:
     """Return ranges cut to rows that arrived by ``t``, and the labels whose visible rows are no such range."""
     some = end > start
-    if not len(rows.arrival):
+    if not len(rows):
         return end, np.zeros(len(end), dtype=bool)
     latest = range_extremes(rows.arrival, start, end, largest=True).astype(np.int64)
     late = some & (latest > labels.t)
     if not late.any():
         return end, late
-    falls = np.zeros(len(rows.arrival), dtype=np.int64)
-    falls[1:] = (rows.arrival[1:] < rows.arrival[:-1]) & (rows.key[1:] == rows.key[:-1])
+    key = rows.index.key
+    falls = np.zeros(len(rows), dtype=np.int64)
+    falls[1:] = (rows.arrival[1:] < rows.arrival[:-1]) & (key[1:] == key[:-1])
     count = np.concatenate(([0], np.cumsum(falls)))
     ordered = count[np.where(some, end, start)] - count[np.where(some, start + 1, start)] == 0
     cut = search(rows.arrival, start, np.where(late & ordered, end, start), labels.t, right=True)
@@ -230,7 +216,7 @@ def _patch_windows(
         for aggregation in aggregations:
             name = aggregation.column
             if name is not None and name not in present:
-                present[name] = PresentValues(rows.table.column(name).take(pa.array(indices)), types[name])
+                present[name] = PresentValues(rows.take(name, indices), types[name])
             patch = aggregate(aggregation, present.get(name or ""), offsets[:-1], offsets[1:])
             result[aggregation.name] = _put(result[aggregation.name], chosen, patch)
 

@@ -1,25 +1,29 @@
-"""Exact sums over ranges: values are split into short digits whose running sums fit into 64 bits.
+"""Exact sums over ranges: values are split into few wide digits whose sums over any one range fit into 64 bits.
 
-A digit has few enough bits that 2**34 of them add up in an int64; the digits of a range's sum are put together as
-Python integers, which is the accumulator state that `finalise` rounds.
+The digits of a range's sum are the accumulator's state; `semantics.rounding` makes values of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from featurestore.offline.kernels import Bools, Floats, Ints, range_sums
+from featurestore.semantics import rounding
 from featurestore.semantics.accumulators import MOMENT_BITS, MOMENT_LIMIT, SUM_BITS, SUM_LIMIT
-from featurestore.semantics.rows import Result, Status
+from featurestore.semantics.rows import Status
 
 Statuses = npt.NDArray[np.int8]
 
 _WIDTH = 27
 _EXACT = 2**53
+_BLOCK = 1 << 15
+_LIMB = 23
+_MEAN_PLACES = 4  # a quotient by up to 2**34 keeps more than 55 bits
+_VARIANCE_PLACES = 5  # likewise by up to 2**68
 
 
 class Digits(NamedTuple):
@@ -28,55 +32,79 @@ class Digits(NamedTuple):
     parts: list[tuple[int, Ints]]
     scale: int
 
-    def integers(self, chosen: Ints) -> list[int]:
-        """Return the chosen ranges' sums in the unit."""
-        totals = [0] * len(chosen)
-        for shift, sums in self.parts:
-            totals = [total + (digit << shift) for total, digit in zip(totals, sums[chosen].tolist(), strict=True)]
-        return totals
-
-
-def _split(values: Ints, shift: int, bits: int) -> list[tuple[int, Ints]]:
-    """Split integers below 2**bits in magnitude into digits of `_WIDTH` bits, by truncation, without zero ones."""
-    digits = []
-    for place in range(0, bits, _WIDTH):
-        last = place + _WIDTH >= bits
-        digit = values if last else np.fmod(values, 1 << _WIDTH)
-        if digit.any():
-            digits.append((shift + place, digit))
-        if last:
-            break
-        values = (values - digit) >> _WIDTH
-        if not values.any():
-            break
-    return digits
-
-
-def _fixed_point(values: Floats, scale: int) -> list[tuple[int, Ints]]:
-    """Return floats below 2**62 as digits in units of ``2**-scale``, rounded half to even, as the accumulators do."""
-    whole = np.trunc(values)
-    digits = _split(whole.astype(np.int64), scale, 62)
-    fraction = np.ldexp(values - whole, scale)  # exact: the subtraction and the power of two lose nothing
-    if not fraction.any():
-        return digits
-    high_bits = scale - scale // 2
-    high = np.trunc(np.ldexp(fraction, -(scale - high_bits)))
-    low = np.rint(fraction - np.ldexp(high, scale - high_bits))
-    digits += _split(low.astype(np.int64), 0, scale - high_bits + 1)
-    digits += _split(high.astype(np.int64), scale - high_bits, high_bits + 1)
-    return digits
+    def at(self, chosen: Ints) -> list[tuple[int, Ints]]:
+        """Return the parts of the chosen ranges."""
+        return [(shift, sums[chosen]) for shift, sums in self.parts]
 
 
 def sum_digits(values: Floats | Ints, starts: Ints, ends: Ints) -> tuple[Digits, Ints]:
     """Return the exact sums of the ranges and how many of each range's values were too large to add."""
+    width = 62 - int((ends - starts).max(initial=0)).bit_length()
     if values.dtype == np.int64:
-        parts = _split(values.astype(np.int64, copy=False), 0, 64)
-        digits = Digits([(shift, range_sums(digit, starts, ends)) for shift, digit in parts], 0)
-        return digits, np.zeros(len(starts), dtype=np.int64)
-    large = np.abs(values) >= SUM_LIMIT
-    parts = _fixed_point(np.where(large, 0.0, values), SUM_BITS)
-    digits = Digits([(shift, range_sums(digit, starts, ends)) for shift, digit in parts], SUM_BITS)
-    return digits, range_sums(large.astype(np.int64), starts, ends)
+        parts = [
+            (shift, _sums(digit, starts, ends)) for shift, digit in _integer_digits(values.astype(np.int64), width)
+        ]
+        return Digits(parts, 0), np.zeros(len(starts), dtype=np.int64)
+    too_large = np.zeros(len(starts), dtype=np.int64)
+    most = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
+    rest = values.astype(np.float64)
+    if most >= SUM_LIMIT:
+        large = np.abs(rest) >= SUM_LIMIT
+        too_large = range_sums(large.astype(np.int64), starts, ends)
+        rest[large] = 0.0
+        most = float(np.abs(rest).max(initial=0.0))
+    parts = [(shift, _sums(digit, starts, ends)) for shift, digit in _float_digits(rest, most, width)]
+    return Digits(parts, SUM_BITS), too_large
+
+
+def _sums(prefix: Ints, starts: Ints, ends: Ints) -> Ints:
+    """Return range sums of values that stand behind a leading zero; they are overwritten by their running sums."""
+    np.cumsum(prefix, out=prefix)  # modulo 2**64, which no range's own sum exceeds
+    return prefix[ends] - prefix[starts]
+
+
+def _integer_digits(rest: Ints, width: int) -> Iterator[tuple[int, Ints]]:
+    """Yield signed digits of a width, each behind a leading zero; `rest` is used up."""
+    most = max(int(rest.max(initial=0)), -int(rest.min(initial=0)))
+    shift = 0
+    while most:
+        digit = np.zeros(len(rest) + 1, dtype=np.int64)
+        if most >> width:
+            np.fmod(rest, 1 << width, out=digit[1:])
+            rest -= digit[1:]
+            rest >>= width
+        else:
+            digit[1:] = rest
+        yield shift, digit
+        most >>= width
+        shift += width
+
+
+def _float_digits(rest: Floats, most: float, width: int) -> Iterator[tuple[int, Ints]]:
+    """Yield digits of floats in units of ``2**-SUM_BITS``, highest first, each behind a leading zero.
+
+    The last digit is rounded half to even, as the accumulators do; all else is exact: truncation keeps leading bits
+    of a double, and what it leaves are its other bits. `rest` is used up.
+    """
+    top = int(np.frexp(most)[1]) if most else -SUM_BITS
+    while most:
+        unit = max(top - width, -SUM_BITS)
+        digit = np.zeros(len(rest) + 1, dtype=np.int64)
+        make = np.rint if unit == -SUM_BITS else np.trunc
+        left = False
+        for start in range(0, len(rest), _BLOCK):
+            block = rest[start : start + _BLOCK]
+            scaled = block * 2.0**-unit
+            make(scaled, out=scaled)
+            digit[start + 1 : start + 1 + len(block)] = scaled
+            if unit > -SUM_BITS:
+                scaled *= 2.0**unit
+                block -= scaled
+                left = left or bool(block.any())
+        yield unit + SUM_BITS, digit
+        if not left:
+            return
+        top = unit
 
 
 def moment_digits(values: Floats | Ints, starts: Ints, ends: Ints) -> tuple[Digits, Digits, Ints]:
@@ -85,75 +113,103 @@ def moment_digits(values: Floats | Ints, starts: Ints, ends: Ints) -> tuple[Digi
     large = (values <= -MOMENT_LIMIT) | (values >= MOMENT_LIMIT)
     kept = np.where(large, 0, values)
     scale = MOMENT_BITS if is_float else 0
-    base = 23
-    limbs = _limbs(kept, is_float=is_float, base=base)
-    first = [(base * place, range_sums(limb, starts, ends)) for place, limb in enumerate(limbs) if limb.any()]
+    limbs = _limbs(kept, is_float=is_float)
+    first = [(_LIMB * place, range_sums(limb, starts, ends)) for place, limb in enumerate(limbs) if limb.any()]
     second: list[tuple[int, Ints]] = []
     for place in range(2 * len(limbs) - 1):
         pairs = [(limbs[i], limbs[place - i]) for i in range(len(limbs)) if 0 <= place - i < len(limbs)]
         product = sum((a * b for a, b in pairs), start=np.zeros(len(kept), dtype=np.int64))
-        second += [(s, range_sums(digit, starts, ends)) for s, digit in _split(product, base * place, 54)]
+        low = np.fmod(product, 1 << _WIDTH)
+        for shift, digit in ((0, low), (_WIDTH, (product - low) >> _WIDTH)):
+            if digit.any():
+                second.append((_LIMB * place + shift, range_sums(digit, starts, ends)))
     return Digits(first, scale), Digits(second, scale), range_sums(large.astype(np.int64), starts, ends)
 
 
-def _limbs(values: Floats | Ints, *, is_float: bool, base: int) -> list[Ints]:
-    """Return values below 2**46 as signed limbs of `base` bits, lowest first; floats in units of 2**-46."""
+def _limbs(values: Floats | Ints, *, is_float: bool) -> list[Ints]:
+    """Return values below 2**46 as signed limbs of `_LIMB` bits, lowest first; floats in units of 2**-46."""
     whole = np.trunc(values).astype(np.int64)
     limbs = []
     if is_float:
-        fraction = np.rint(np.ldexp(values - whole, 2 * base)).astype(np.int64)
-        low = np.fmod(fraction, 1 << base)
-        limbs += [low, (fraction - low) >> base]
-    low = np.fmod(whole, 1 << base)
-    return [*limbs, low, (whole - low) >> base]
+        fraction = np.rint(np.ldexp(values - whole, 2 * _LIMB)).astype(np.int64)
+        low = np.fmod(fraction, 1 << _LIMB)
+        limbs += [low, (fraction - low) >> _LIMB]
+    low = np.fmod(whole, 1 << _LIMB)
+    return [*limbs, low, (whole - low) >> _LIMB]
 
 
-def divide_once(
-    digits: Digits, divisors: Ints, chosen: Bools, hard: Callable[[int, int], Result]
-) -> tuple[Floats, list[tuple[int, Result]]]:
-    """Return ``sum / divisor`` for the chosen ranges, rounded once.
+def integers(digits: Digits, chosen: Bools) -> tuple[Ints, Bools]:
+    """Return the chosen ranges' sums as int64, and which ranges have a sum that does not fit."""
+    values = np.zeros(len(chosen), dtype=np.int64)
+    beyond = np.zeros(len(chosen), dtype=bool)
 
-    Where the sum is a whole number below 2**53 the division of two doubles is already the correctly rounded quotient
-    (IEEE 754); all others go through `hard(index, sum)`, which is the finaliser's own arithmetic.
-    """
-    whole, small = _small_whole(digits)
-    easy = chosen & small
-    result = np.zeros(len(divisors), dtype=np.float64)
-    np.divide(whole, divisors, out=result, where=easy)
-    rest = np.flatnonzero(chosen & ~easy)
-    return result, [
-        (index, hard(index, total)) for index, total in zip(rest.tolist(), digits.integers(rest), strict=True)
-    ]
+    def work(block: Ints) -> None:
+        limbs, negative = rounding.limbs_of(digits.at(block), len(block))
+        two = limbs[2]
+        total = limbs[0] | (limbs[1] << _WIDTH) | ((two & 511) << 2 * _WIDTH)
+        smallest = negative & (two == 512) & (total == 0)
+        values[block] = np.where(smallest, np.iinfo(np.int64).min, np.where(negative, -total, total))
+        beyond[block] = ((two >= 512) & ~smallest) | limbs[3:].any(axis=0)
 
-
-def variance_once(first: Digits, second: Digits, count: Ints, chosen: Bools) -> tuple[Floats, Bools]:
-    """Return the sample variances that double arithmetic gets right, and which those are.
-
-    Where ``n * sum(x * x)`` and ``n * (n - 1)`` are whole numbers below 2**53, so are the numerator's terms and their
-    difference, and the division of two doubles is the correctly rounded quotient (IEEE 754).
-    """
-    total, easy = _small_whole(first)
-    squares, also = _small_whole(second._replace(scale=2 * second.scale))
-    n = count.astype(np.float64)
-    easy = easy & also & chosen & (n * squares < _EXACT) & (n * n < _EXACT)  # total**2 <= n * squares (Cauchy-Schwarz)
-    values = np.zeros(len(count), dtype=np.float64)
-    np.divide(n * squares - total * total, n * (n - 1.0), out=values, where=easy)
-    return values, easy
+    _in_blocks(np.flatnonzero(chosen), work)
+    return values, beyond
 
 
-def _small_whole(digits: Digits) -> tuple[Floats, Bools]:
-    """Return the sums that are whole numbers below 2**53 as doubles, and which ranges have such a sum."""
-    parts = digits.parts
-    easy = np.ones(len(parts[0][1]) if parts else 1, dtype=bool)
-    whole = np.zeros(len(easy), dtype=np.float64)
-    for shift, sums in parts:
-        exponent = shift - digits.scale
-        if exponent < 0:
-            easy &= sums == 0
-        else:
-            easy &= (sums == 0) | (np.abs(sums) < (_EXACT >> min(exponent + 3, 60)))
-            whole += np.where(easy, np.ldexp(sums.astype(np.float64), exponent), 0.0)
-    return whole, easy
+def sums_once(digits: Digits, chosen: Bools) -> Floats:
+    """Return the chosen ranges' sums, rounded once."""
+    if len(digits.parts) == 1:  # converting an int64 rounds it once, and a power of two changes no digit
+        ((shift, sums),) = digits.parts
+        return np.where(chosen, sums.astype(np.float64) * 2.0 ** (shift - digits.scale), 0.0)
+    return means_once(digits, None, chosen)
+
+
+def means_once(digits: Digits, counts: Ints | None, chosen: Bools) -> Floats:
+    """Return ``sum / count`` for the chosen ranges, rounded once; without counts the sums."""
+    values = np.zeros(len(chosen), dtype=np.float64)
+    hard = chosen
+    if counts is not None and len(digits.parts) == 1:
+        # Below 2**53 the division of two doubles is already the correctly rounded quotient (IEEE 754).
+        ((shift, sums),) = digits.parts
+        easy = chosen & (np.abs(sums) < _EXACT)
+        np.divide(sums, counts, out=values, where=easy)
+        values *= 2.0 ** (shift - digits.scale)
+        hard = chosen & ~easy
+
+    def work(block: Ints) -> None:
+        limbs, negative = rounding.limbs_of(digits.at(block), len(block))
+        more, exponent = np.zeros(len(block), dtype=bool), -digits.scale
+        if counts is not None:
+            limbs, more = rounding.divide(rounding.scaled_up(limbs, _MEAN_PLACES), counts[block])
+            exponent -= _MEAN_PLACES * rounding.WIDTH
+        magnitude = rounding.to_doubles(limbs, more, exponent)
+        values[block] = np.where(negative, -magnitude, magnitude)
+
+    _in_blocks(np.flatnonzero(hard), work)
+    return values
+
+
+def variances_once(first: Digits, second: Digits, counts: Ints, chosen: Bools) -> Floats:
+    """Return ``(n*Q - S*S) / (n*(n-1))`` for the chosen ranges (n at least 2), rounded once."""
+    values = np.zeros(len(chosen), dtype=np.float64)
+
+    def work(block: Ints) -> None:
+        n = counts[block]
+        total = rounding.square(rounding.limbs_of(first.at(block), len(block))[0])
+        squares = rounding.multiply(rounding.limbs_of(second.at(block), len(block))[0], n)
+        limbs = rounding.scaled_up(rounding.subtract(squares, total), _VARIANCE_PLACES)
+        limbs, more = rounding.divide(limbs, n)
+        limbs, also = rounding.divide(limbs, n - 1)
+        exponent = -2 * first.scale - _VARIANCE_PLACES * rounding.WIDTH
+        values[block] = rounding.to_doubles(limbs, more | also, exponent)
+
+    _in_blocks(np.flatnonzero(chosen), work)
+    return values
+
+
+def _in_blocks(chosen: Ints, work: Callable[[Ints], None]) -> None:
+    """Do the work a block at a time, so that what it needs stays in the processor's cache."""
+    for start in range(0, len(chosen), _BLOCK):
+        work(chosen[start : start + _BLOCK])
 
 
 def overflow(count: Ints, too_large: Ints) -> Statuses:

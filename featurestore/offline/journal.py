@@ -26,7 +26,7 @@ _UNUSABLE_PATH = re.compile(r"[\[\]^%|\\\x00-\x1f]")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
 _MILLISECOND = 1000
 _MAX_CONFLICTS = 1000
-_OVERWRITTEN = "featurestore.overwritten"
+OVERWRITTEN = "featurestore.overwritten"
 _COMPACT_EVERY = 32
 _FILE_BYTES = 32 << 20
 
@@ -104,7 +104,7 @@ class Journal:
                 return None
             commits = table.history(table.version() - since)
         named = f"{writer}={position}"
-        return next((commit["version"] for commit in commits if commit.get(_OVERWRITTEN) == named), None)
+        return next((commit["version"] for commit in commits if commit.get(OVERWRITTEN) == named), None)
 
     def append(self, rows: pa.Table, through: Mapping[str, int]) -> pa.Table:
         """Append the rows that are beyond what their writers have already appended.
@@ -259,7 +259,7 @@ class Journal:
         before = table.version()
         transactions = [Transaction(writer, position) for writer, position in sorted(reached.items())]
         named = ",".join(f"{writer}={position}" for writer, position in sorted(reached.items()))
-        metadata = None if predicate is None else {_OVERWRITTEN: named}
+        metadata = None if predicate is None else {OVERWRITTEN: named}
         properties = CommitProperties(custom_metadata=metadata, app_transactions=transactions)
         with self._errors("write"):
             try:

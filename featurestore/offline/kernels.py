@@ -56,11 +56,13 @@ def range_extremes(
     levels = np.zeros(len(starts), dtype=np.int64)
     positive = lengths > 0
     levels[positive] = np.frexp(lengths[positive].astype(np.float64))[1] - 1
-    table = values
+    table, spare = values, None
     for level in range(int(levels.max(initial=0)) + 1):
-        if level:
+        if level:  # two buffers take turns: new memory for each level would cost more than the work
             half = 1 << (level - 1)
-            table = combine(table[:-half], table[half:])
+            into = np.empty_like(values) if spare is None else spare
+            spare = None if level == 1 else table
+            table = combine(table[: len(table) - half], table[half:], out=into[: len(table) - half])
         chosen = np.flatnonzero(positive & (levels == level))
         result[chosen] = combine(table[starts[chosen]], table[ends[chosen] - (1 << level)])
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError
 from featurestore.clock import from_micros
 from featurestore.definitions import Field
 from featurestore.errors import OfflineStoreError
-from featurestore.offline.journal import table_errors
+from featurestore.offline.journal import OVERWRITTEN, table_errors
 from featurestore.types import ValueType
 
 FILE_BYTES = 128 << 20
@@ -121,22 +121,19 @@ def missing_files(files: Iterable[str]) -> list[str]:
     return [file for file in files if not Path(file).exists()]
 
 
+Key = Sequence[tuple[Field, Any]]
+"""Join keys with their declared types, and values as the store holds them: times are microseconds."""
+
+
 class KeyFilter:
-    """The rows of one key of a table, as SQL and as an Arrow expression.
+    """The rows of one key of a table, as SQL and as an Arrow expression."""
 
-    Parameters
-    ----------
-    values
-        Join key, with its declared type, to value: integers, text, bytes, bools; timestamps in microseconds.
-    """
-
-    def __init__(self, values: Mapping[Field, Any] | Iterable[tuple[Field, Any]]) -> None:
-        self.values = list(values.items() if isinstance(values, Mapping) else values)
+    def __init__(self, key: Key) -> None:
         expression = ds.scalar(True)
-        for field, value in self.values:
+        for field, value in key:
             expression &= ds.field(field.name) == arrow_scalar(value, field.dtype)
         self.expression: ds.Expression = expression
-        self.sql = " AND ".join(f"{_identifier(field.name)} = {_literal(value, field)}" for field, value in self.values)
+        self.sql = " AND ".join(f"{_identifier(field.name)} = {_literal(value, field)}" for field, value in key)
 
 
 def arrow_scalar(value: Any, dtype: ValueType) -> pa.Scalar:
@@ -267,3 +264,12 @@ def _literal(value: Any, field: Field) -> str:
     if kind == "timestamp":
         return f"'{from_micros(value).replace(tzinfo=None).isoformat(timespec='microseconds')}Z'"
     return str(int(value))
+
+
+def job_versions(path: Path, since: int) -> set[int]:
+    """Return the versions that batch jobs committed after a version, and each one before: publishing reads both."""
+    with table_errors(f"cannot read {path}"):
+        table = _open(path)
+        commits = table.history() if table is not None else []
+    committed = {commit["version"] for commit in commits if OVERWRITTEN in commit and commit["version"] > since}
+    return committed | {version - 1 for version in committed}

@@ -12,12 +12,13 @@ import pyarrow as pa
 from featurestore.definitions import FeatureView
 from featurestore.definitions.resolve import Request
 from featurestore.errors import EntityFrameError, FeatureStoreError, MissingExtraError
-from featurestore.offline.asof import KnownAt, Labels, Visible, evaluate
-from featurestore.offline.duckdb.query import LabelledRows, run_sql
+from featurestore.offline.duckdb.query import run_sql
+from featurestore.offline.engine import ROW_MEMORY, VisibleOf, answer
 from featurestore.offline.exact import Statuses
 from featurestore.offline.frame import EntityFrame
 from featurestore.offline.kernels import Ints
 from featurestore.offline.log import RowLog
+from featurestore.offline.plan import CutsOf, KnownAt, LogOf, Scan, ViewTask, plan
 from featurestore.offline.windows import Feature
 from featurestore.semantics.on_demand import input_types
 from featurestore.semantics.on_demand import run as run_on_demand
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-LogOf = Callable[[FeatureView], RowLog]
-CutsOf = Callable[[FeatureView], Sequence[Cut]]
 Saver = Callable[["RetrievalJob", str], Any]
 """Keeps a job's result as a training set of a name, and returns what stands in its manifest."""
 
@@ -68,16 +67,27 @@ class RetrievalJob:
     @cached_property
     def features(self) -> dict[tuple[str, str], Feature]:
         """Values and statuses by (view, feature), in the order of the entity frame."""
-        frame, found = self._frame, {}
-        for view in self.request.views:
-            keys = [frame.typed(key, f"the join key of view {view.name!r},") for key in view.join_keys]
-            names = [field.name for field in view.features]
-            answer = evaluate_view(
-                view, names, self._log_of(view), self._cuts_of(view), keys, times=frame.times, known_at=self.known_at
-            )
-            found.update({(view.name, name): feature for name, feature in answer.items()})
-        found.update(self._on_demand(found))
-        return found
+        found = answer(self._scans, self._keys_of, self._frame.times, known_at=self.known_at)
+        return found | self._on_demand(found)
+
+    @cached_property
+    def _scans(self) -> list[Scan]:
+        tasks = [
+            ViewTask(view.name, view, tuple(self._needed(view)), tuple(key.name for key in view.join_keys))
+            for view in self.request.views
+        ]
+        return plan(tasks, self._frame.times, self._log_of, self._cuts_of, self.known_at)
+
+    def _needed(self, view: FeatureView) -> list[str]:
+        """Return the features of a view that were asked for, or that an on-demand view reads."""
+        wanted = {column.feature for column in self.request.columns if column.view == view.name}
+        for derived in self.request.on_demand:
+            wanted.update(*(item.features for item in derived.view_inputs if item.view == view.name))
+        return [field.name for field in view.features if field.name in wanted]
+
+    def _keys_of(self, task: ViewTask) -> dict[str, pa.ChunkedArray]:
+        what = f"the join key of view {task.view.name!r},"
+        return {key.name: self._frame.typed(key, what) for key in task.view.join_keys}
 
     @property
     def entities(self) -> pa.Table:
@@ -172,7 +182,8 @@ def evaluate_view(
     *,
     times: Ints,
     known_at: KnownAt = "event",
-    visible_of: Callable[[LabelledRows], Visible] | None = None,
+    visible_of: VisibleOf | None = None,
+    memory: int = ROW_MEMORY,
 ) -> dict[str, Feature]:
     """Return a view's features for each (key, time).
 
@@ -184,43 +195,14 @@ def evaluate_view(
         Microseconds since the epoch.
     visible_of
         Given the rows that may matter, says which of them each label may see besides.
+    memory
+        About how many bytes of rows to hold at a time.
     """
-    answers: dict[str, Feature] = {}
-    for cut, chosen in _by_cut(view, cuts, times, known_at):
-        mine = [key if chosen is None else key.take(pa.array(chosen)) for key in keys]
-        at = times if chosen is None else times[chosen]
-        found = LabelledRows.read(view, features, log, mine, times=at, cut=cut, all_columns=visible_of is not None)
-        visible = None if visible_of is None else visible_of(found)
-        part = evaluate(view, features, found.rows, Labels(found.labels, at), known_at=known_at, visible=visible)
-        answers = part if chosen is None else _scatter(answers, part, chosen, len(times))
-    return answers
-
-
-def _by_cut(
-    view: FeatureView, cuts: Sequence[Cut], times: Ints, known_at: KnownAt
-) -> list[tuple[int | None, Ints | None]]:
-    """Return each cut in force and the labels it holds for; None for all labels."""
-    if not view.is_lambda or not cuts:
-        return [(None, None)]
-    if known_at == "event":
-        return [(cuts[-1].at, None)]
-    moved = np.array([cut.arrival for cut in cuts], dtype=np.int64)
-    force = np.maximum(np.searchsorted(moved, times, side="right") - 1, 0)  # before the first, the first
-    groups = [(index, np.flatnonzero(force == index)) for index in np.unique(force).tolist()]
-    return [(cuts[index].at, chosen) for index, chosen in groups] or [(cuts[-1].at, None)]
-
-
-def _scatter(answers: dict[str, Feature], part: dict[str, Feature], chosen: Ints, total: int) -> dict[str, Feature]:
-    result = {}
-    for name, feature in part.items():
-        known = answers.get(name)
-        base = known.values if known else pa.nulls(total, feature.values.type)
-        statuses = known.statuses.copy() if known else np.zeros(total, dtype=np.int8)
-        statuses[chosen] = feature.statuses
-        pick = np.arange(total, dtype=np.int64)
-        pick[chosen] = total + np.arange(len(chosen))
-        result[name] = Feature(pa.concat_arrays([base, feature.values]).take(pa.array(pick)), statuses)
-    return result
+    by_name = {field.name: key for field, key in zip(view.join_keys, keys, strict=True)}
+    task = ViewTask(view.name, view, tuple(features), tuple(by_name))
+    scans = plan([task], times, lambda _: log, lambda _: cuts, known_at)
+    found = answer(scans, lambda _: by_name, times, known_at=known_at, visible_of=visible_of, memory=memory)
+    return {name: found[view.name, name] for name in features}
 
 
 def python_values(array: pa.Array | pa.ChunkedArray) -> list[Any]:

@@ -9,11 +9,19 @@ import pyarrow as pa
 
 from featurestore.definitions import Aggregation
 from featurestore.offline.columns import PresentValues
-from featurestore.offline.exact import Statuses, divide_once, moment_digits, overflow, sum_digits, variance_once
+from featurestore.offline.exact import (
+    Statuses,
+    integers,
+    means_once,
+    moment_digits,
+    overflow,
+    sum_digits,
+    sums_once,
+    variances_once,
+)
 from featurestore.offline.kernels import Ints, expand, range_distinct, range_extremes, range_select
-from featurestore.semantics.accumulators import MomentState, SumState
-from featurestore.semantics.finalise import bucket_middle, quantile_rank, sum_of, total_of, variance_of
-from featurestore.semantics.rows import Result, Status
+from featurestore.semantics.finalise import bucket_middle, quantile_rank
+from featurestore.semantics.rows import Status
 
 
 class Feature(NamedTuple):
@@ -67,34 +75,17 @@ def _finish(values: np.ndarray, statuses: Statuses, dtype: pa.DataType) -> Featu
     return Feature(pa.array(values, type=dtype, mask=statuses != Status.PRESENT), statuses)
 
 
-def _patch(values: np.ndarray, statuses: Statuses, hard: list[tuple[int, Result]]) -> None:
-    for index, result in hard:
-        values[index] = 0 if result.value is None else result.value
-        statuses[index] = result.status
-
-
 def _sum(column: PresentValues, starts: Ints, ends: Ints, *, mean: bool) -> Feature:
     count = ends - starts
     digits, too_large = sum_digits(column.numbers, starts, ends)
     statuses = overflow(count, too_large)
     present = statuses == Status.PRESENT
-    is_float = column.dtype.is_float
-    if not is_float and not mean:
-        return _integer_sum(digits.integers(np.flatnonzero(present)), present, statuses)
-
-    def hard(index: int, total: int) -> Result:
-        return total_of(SumState(int(count[index]), 0, total), is_float, mean)
-
-    values, rest = divide_once(digits, count if mean else np.ones_like(count), present, hard)
-    _patch(values, statuses, rest)
-    return _finish(values, statuses, pa.float64())
-
-
-def _integer_sum(totals: list[int], present: np.ndarray, statuses: Statuses) -> Feature:
-    values = np.zeros(len(present), dtype=np.int64)
-    results = [sum_of(SumState(1, 0, total)) for total in totals]
-    values[present] = [result.value or 0 for result in results]
-    statuses[present] = [result.status for result in results]
+    if mean:
+        return _finish(means_once(digits, count, present), statuses, pa.float64())
+    if column.dtype.is_float:
+        return _finish(sums_once(digits, present), statuses, pa.float64())
+    values, beyond = integers(digits, present)
+    statuses[beyond] = Status.OVERFLOW
     return _finish(values, statuses, pa.int64())
 
 
@@ -103,17 +94,8 @@ def _variance(column: PresentValues, starts: Ints, ends: Ints, *, root: bool) ->
     first, second, too_large = moment_digits(column.numbers, starts, ends)
     statuses = overflow(count, too_large)
     statuses[(count < 2) & (too_large == 0)] = Status.NULL_VALUE
-    values, easy = variance_once(first, second, count, statuses == Status.PRESENT)
-    if root:
-        values = np.sqrt(values)
-    chosen = np.flatnonzero((statuses == Status.PRESENT) & ~easy)
-    states = zip(count[chosen].tolist(), first.integers(chosen), second.integers(chosen), strict=True)
-    results = [
-        variance_of(MomentState(n, 0, total, squares), is_float=column.dtype.is_float, root=root)
-        for n, total, squares in states
-    ]
-    values[chosen] = [result.value for result in results]
-    return _finish(values, statuses, pa.float64())
+    values = variances_once(first, second, count, statuses == Status.PRESENT)
+    return _finish(np.sqrt(values) if root else values, statuses, pa.float64())
 
 
 def _quantile(aggregation: Aggregation, column: PresentValues, starts: Ints, ends: Ints) -> Feature:

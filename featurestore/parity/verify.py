@@ -18,10 +18,11 @@ from featurestore.definitions.project import Project
 from featurestore.definitions.resolve import resolve
 from featurestore.errors import NotReadyError
 from featurestore.offline.asof import Visible
-from featurestore.offline.duckdb.query import LabelledRows, newest_arrival, sample_keys
+from featurestore.offline.duckdb.query import newest_arrival, sample_keys
 from featurestore.offline.kernels import Bools, Ints
 from featurestore.offline.log import RowLog
 from featurestore.offline.retrieval import evaluate_view, python_values
+from featurestore.offline.rows import Rows
 from featurestore.online.contract import NEVER, OnlineStore
 from featurestore.online.lookup import Lookup, OnlineResponse, Receipt
 from featurestore.online.view import OnlineView
@@ -229,12 +230,12 @@ def recompute(
     return result
 
 
-def visible_by(rows: LabelledRows, receipts: Sequence[Receipt]) -> Visible:
+def visible_by(rows: Rows, receipts: Sequence[Receipt]) -> Visible:
     """Return which rows each receipt makes visible: of each writer, those up to the sequence it names."""
-    writers = rows.rows.table.column("_writer").combine_chunks().dictionary_encode()
+    writers = rows.column("_writer").dictionary_encode()
     names = writers.dictionary.to_pylist()
     codes: Ints = writers.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    sequences: Ints = rows.rows.table.column("_sequence").to_numpy().astype(np.int64)
+    sequences: Ints = rows.column("_sequence").to_numpy().astype(np.int64)
     for code, name in enumerate(names):
         if name == BATCH_WRITER:  # a receipt names the job
             sequences = np.where(codes == code, sequences >> RANK_BITS, sequences)

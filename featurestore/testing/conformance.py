@@ -16,6 +16,7 @@ from featurestore.definitions import FeatureView
 from featurestore.definitions.project import Project
 from featurestore.definitions.resolve import resolve
 from featurestore.errors import ClockError
+from featurestore.offline.engine import ROW_MEMORY
 from featurestore.offline.log import RowLog
 from featurestore.offline.retrieval import arrow_values, evaluate_view, python_values
 from featurestore.online.contract import OnlineStore
@@ -84,16 +85,16 @@ def _append(log: RowLog, view: FeatureView, rows: Sequence[Row]) -> None:
 
 
 def offline_differences(
-    case: Case, log: RowLog, *, known_at: Literal["event", "arrival"] = "event"
+    case: Case, log: RowLog, *, known_at: Literal["event", "arrival"] = "event", memory: int = ROW_MEMORY
 ) -> Iterator[Difference]:
-    """Compare the offline path, over a log that holds the case's rows, with the reference."""
+    """Compare the offline path, over a log that holds the case's rows, with the reference; see `answer` for `memory`."""
     view = case.view
     keys = [
         arrow_values([key[place] for key, _ in case.queries], field.dtype) for place, field in enumerate(view.join_keys)
     ]
     times = np.array([t for _, t in case.queries], dtype=np.int64)
     names = [field.name for field in view.features]
-    answer = evaluate_view(view, names, log, case.cuts, keys, times=times, known_at=known_at)
+    answer = evaluate_view(view, names, log, case.cuts, keys, times=times, known_at=known_at, memory=memory)
     columns = {name: python_values(feature.values) for name, feature in answer.items()}
     for place, (key, t) in enumerate(case.queries):
         expected = reference.evaluate(view, key, t, case.rows, known_at=known_at, cuts=case.cuts)

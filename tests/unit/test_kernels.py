@@ -14,10 +14,19 @@ import pytest
 
 from featurestore.offline import kernels
 from featurestore.offline.columns import PresentValues
-from featurestore.offline.exact import divide_once, moment_digits, overflow, sum_digits
+from featurestore.offline.exact import (
+    Digits,
+    integers,
+    means_once,
+    moment_digits,
+    overflow,
+    sum_digits,
+    sums_once,
+    variances_once,
+)
 from featurestore.offline.kernels import Floats, Ints
 from featurestore.semantics.accumulators import bucket_of
-from featurestore.semantics.rows import Result, Status
+from featurestore.semantics.rows import Status
 from featurestore.types import Bool, Bytes, Float32, Float64, Int32, Int64, String, UnixTimestamp, ValueType
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -131,10 +140,16 @@ def test_no_ranges_at_all() -> None:
         assert kernels.range_select(values, none, none, none).tolist() == []
         assert kernels.range_distinct(values, none, none).tolist() == []
         assert [part.tolist() for part in kernels.expand(none, none)] == [[], [0]]
-        assert sum_digits(values, none, none)[0].integers(none) == []
+        assert totals(sum_digits(values, none, none)[0]) == []
 
 
 # --- Exact sums ---
+
+
+def totals(digits: Digits) -> list[int]:
+    """Put the digits of each range's sum together."""
+    sums = [[part << shift for part in column.tolist()] for shift, column in digits.parts]
+    return [sum(of_range) for of_range in zip(*sums, strict=True)]
 
 
 def in_units(values: list[Any], scale: int) -> list[int]:
@@ -149,7 +164,13 @@ def test_sums_of_integers_are_exact_beyond_64_bits(seed: int) -> None:
     starts, ends = ranges(random_, len(values))
     digits, too_large = sum_digits(values, starts, ends)
     assert digits.scale == 0
-    assert digits.integers(np.arange(len(starts))) == [sum(part) for part in parts(values, starts, ends)]
+    expected = [sum(part) for part in parts(values, starts, ends)]
+    assert (totals(digits) or [0] * len(starts)) == expected
+    sums, beyond = integers(digits, np.ones(len(starts), dtype=bool))
+    assert beyond.tolist() == [not INT64_MIN <= total <= INT64_MAX for total in expected]
+    assert [total for total, out in zip(sums.tolist(), beyond.tolist(), strict=True) if not out] == [
+        total for total in expected if INT64_MIN <= total <= INT64_MAX
+    ]
     assert not too_large.any()
 
 
@@ -163,7 +184,7 @@ def test_sums_of_floats_are_exact_over_the_rounded_addends(seed: int) -> None:
     held = parts(values, starts, ends)
     expected = [sum(in_units([x for x in part if abs(x) < 2**62], 80)) for part in held]
     assert digits.scale == 80
-    assert digits.integers(np.arange(len(starts))) == expected
+    assert (totals(digits) or [0] * len(starts)) == expected
     assert too_large.tolist() == [sum(abs(x) >= 2**62 for x in part) for part in held]
 
 
@@ -179,49 +200,52 @@ def test_moments_are_exact_over_the_rounded_addends(seed: int, dtype: type) -> N
     first, second, too_large = moment_digits(values, starts, ends)
     scale = 0 if dtype is np.int64 else 46
     assert first.scale == scale
-    every = np.arange(len(starts))
     held = parts(values, starts, ends)
     units = [in_units([x for x in part if abs(x) < 2**46], scale) for part in held]
-    assert first.integers(every) == [sum(part) for part in units]
-    assert second.integers(every) == [sum(x * x for x in part) for part in units]
+    assert (totals(first) or [0] * len(starts)) == [sum(part) for part in units]
+    assert (totals(second) or [0] * len(starts)) == [sum(x * x for x in part) for part in units]
     assert too_large.tolist() == [sum(abs(x) >= 2**46 for x in part) for part in held]
 
 
+WHOLE = (0, 1, -1, 3, 10, 2**49, 2**50 - 1, 2**50, -(2**50), 2**52 + 1, 2**53, 2**53 - 1, -(2**53) + 1)
+
+
 @each_seed
-@pytest.mark.parametrize("kind", ["int", "whole", "float"])
-def test_quotients_are_rounded_once(seed: int, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["int", "whole", "cents", "float"])
+def test_sums_and_means_are_rounded_once(seed: int, kind: str) -> None:
     random_ = random.Random(seed)
-    whole = (0, 1, -1, 3, 10, 2**49, 2**50 - 1, 2**50, -(2**50), 2**52 + 1, 2**53, 2**53 - 1, -(2**53) + 1)
-    options = {"int": (*whole, 2**53 + 1, INT64_MAX), "whole": whole, "float": FLOATS}[kind]
+    cents = tuple(random_.randint(-(10**9), 10**9) / 100 for _ in range(20))
+    options = {"int": (*WHOLE, 2**53 + 1, INT64_MAX), "whole": WHOLE, "cents": cents, "float": FLOATS}[kind]
     values = ints(drawn(random_, options)) if kind == "int" else floats(drawn(random_, options))
     starts, ends = ranges(random_, len(values))
     digits, _ = sum_digits(values, starts, ends)
     chosen = ends > starts
-    count = ends - starts
-    unit = 1 << digits.scale
-
-    def hard(index: int, total: int) -> Result:
-        return Result(total / (int(count[index]) * unit), Status.PRESENT)
-
-    result, rest = divide_once(digits, count, chosen, hard)
-    answers = result.tolist()
-    for index, found in rest:
-        answers[index] = found.value
+    means, sums = means_once(digits, ends - starts, chosen).tolist(), sums_once(digits, chosen).tolist()
     for index, part in enumerate(parts(values, starts, ends)):
         if part:
-            total = sum(in_units(part, digits.scale))
-            assert float(answers[index]).hex() == (total / (len(part) * unit)).hex()
+            total, unit = sum(in_units(part, digits.scale)), 1 << digits.scale
+            assert float(sums[index]).hex() == (total / unit).hex()
+            assert float(means[index]).hex() == (total / (len(part) * unit)).hex()
 
 
-def test_small_whole_sums_need_no_other_arithmetic_and_others_do() -> None:
-    def rest(values: list[float]) -> list[tuple[int, Result]]:
-        digits, _ = sum_digits(floats(values), ints([0]), ints([len(values)]))
-        chosen = np.array([True])
-        return divide_once(digits, ints([3]), chosen, lambda _, total: Result(total, Status.PRESENT))[1]
-
-    assert rest([1.0, 2.0**40, -5.0]) == []
-    assert rest([0.5, 1.0]) == [(0, Result(3 << 79, Status.PRESENT))]
-    assert rest([2.0**53, 1.0]) == [(0, Result((2**53 + 1) << 80, Status.PRESENT))]
+@each_seed
+@pytest.mark.parametrize("kind", ["int", "float"])
+def test_variances_are_rounded_once(seed: int, kind: str) -> None:
+    random_ = random.Random(seed)
+    scattered = tuple(math.ldexp(random_.uniform(-1, 1), random_.randint(-50, 45)) for _ in range(30))
+    values = (
+        ints(drawn(random_, (*WHOLE[:5], 2**46 - 1, 1 - 2**46)))
+        if kind == "int"
+        else floats(drawn(random_, (0.1, 0.1, 1e-11, 1e9 + 1, *scattered)))
+    )
+    starts, ends = ranges(random_, len(values))
+    first, second, _ = moment_digits(values, starts, ends)
+    found = variances_once(first, second, ends - starts, ends - starts > 1).tolist()
+    for index, part in enumerate(parts(values, starts, ends)):
+        n, units = len(part), in_units(part, first.scale)
+        if n > 1:
+            exact = (n * sum(x * x for x in units) - sum(units) ** 2) / (n * (n - 1) << 2 * first.scale)
+            assert float(found[index]).hex() == exact.hex()
 
 
 def test_overflow_goes_before_null_and_present() -> None:

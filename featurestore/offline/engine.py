@@ -1,0 +1,185 @@
+"""Carries out a plan: reads each scan once, and evaluates every view on it, in portions that fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.offline.asof import AmbiguousOrderError, Visible, evaluate
+from featurestore.offline.duckdb.scan import log_files, read_rows, row_limit
+from featurestore.offline.kernels import Bools, Ints
+from featurestore.offline.keys import KeyColumns, KeyNumbers, number_keys
+from featurestore.offline.plan import KnownAt, Scan, ViewTask
+from featurestore.offline.rows import POSITION, Labels, Rows
+from featurestore.offline.windows import Feature
+
+Features = dict[tuple[str, str], Feature]
+"""Values and statuses by (task, feature)."""
+KeysOf = Callable[[ViewTask], Mapping[str, pa.ChunkedArray | pa.Array]]
+"""By join key, the column of a task's keys, typed as declared."""
+VisibleOf = Callable[[Rows], Visible]
+"""Given the rows that may matter, says which of them each label may see besides."""
+
+ROW_MEMORY = 640 << 20
+"""About how many bytes of rows are held at a time."""
+
+_PER_ROW = 32  # number, time, and what sorting needs
+_WIDTHS = {"bool": 1, "int32": 4, "float32": 4, "string": 32, "bytes": 32}
+_WIDE = 96
+
+
+def answer(
+    scans: Sequence[Scan],
+    keys_of: KeysOf,
+    times: Ints,
+    *,
+    known_at: KnownAt = "event",
+    visible_of: VisibleOf | None = None,
+    memory: int = ROW_MEMORY,
+) -> Features:
+    """Return the features of a plan, one value for each label.
+
+    Parameters
+    ----------
+    scans
+        The plan.
+    times
+        The labels' times in microseconds.
+    memory
+        About how many bytes of rows to hold at a time; beyond it keys are worked off in portions, each of which reads
+        the scan's files again.
+    """
+    found: Features = {}
+    for scan in scans:
+        at = times if scan.labels is None else times[scan.labels]
+        part = _Execution(scan, keys_of, at, known_at, visible_of).run(memory)
+        for name, feature in part.items():
+            chosen = scan.labels
+            found[name] = feature if chosen is None else scatter(found.get(name), feature, chosen, len(times))
+    return found
+
+
+class _Portion(NamedTuple):
+    """Some keys: the numbers from `start` to `end`, as flags by number; None where there are no join keys."""
+
+    start: int
+    end: int
+    wanted: Bools | None
+
+
+class _Execution:
+    """One scan at work."""
+
+    def __init__(
+        self, scan: Scan, keys_of: KeysOf, times: Ints, known_at: KnownAt, visible_of: VisibleOf | None
+    ) -> None:
+        self._scan = scan
+        self._times = times
+        self._known_at: KnownAt = known_at
+        self._visible_of = visible_of
+        self._positions = known_at == "arrival" or visible_of is not None
+        sets: dict[tuple[str, ...], KeyColumns] = {}
+        names = sorted(key.name for key in scan.view.join_keys)
+        for task in scan.tasks:
+            if task.keys not in sets:
+                columns = keys_of(task)
+                sets[task.keys] = [_chosen(columns[name], scan.labels) for name in names]
+        if names:
+            self._keys, numbers = number_keys(names, list(sets.values()))
+        else:
+            self._keys, numbers = KeyNumbers(None, pa.table({})), [np.zeros(len(times), np.int64) for _ in sets]
+        self._numbers = dict(zip(sets, numbers, strict=True))
+
+    def run(self, memory: int) -> Features:
+        """Evaluate every view."""
+        files = log_files(self._scan) if len(self._times) else []
+        count = -(-row_limit(files) * self._row_bytes() // memory)
+        portions = list(self._portions(1 if self._visible_of else count))  # what is visible is told for all labels
+        found: Features = {}
+        for portion in portions:
+            whole = len(portions) == 1
+            chosen = {keys: None if whole else _inside(numbers, portion) for keys, numbers in self._numbers.items()}
+            for task, features in self._evaluated(files, portion, chosen):
+                for name, feature in features.items():
+                    places, known = chosen[task.keys], found.get((task.name, name))
+                    total = len(self._times)
+                    found[task.name, name] = feature if places is None else scatter(known, feature, places, total)
+        return found
+
+    def _evaluated(
+        self, files: Sequence[str], portion: _Portion, chosen: Mapping[tuple[str, ...], Ints | None]
+    ) -> list[tuple[ViewTask, dict[str, Feature]]]:
+        """Return each task's features for the labels of a portion."""
+        try:
+            rows = read_rows(self._scan, files, self._keys, portion.wanted, positions=self._positions)
+            labels = {keys: self._labels(keys, places) for keys, places in chosen.items()}
+            visible = None if self._visible_of is None else self._visible_of(rows)
+            return [
+                (
+                    task,
+                    evaluate(
+                        task.view,
+                        list(task.features),
+                        rows,
+                        labels[task.keys],
+                        known_at=self._known_at,
+                        visible=visible,
+                    ),
+                )
+                for task in self._scan.tasks
+            ]
+        except AmbiguousOrderError:  # rare: rows of one key and one time; read again what orders them
+            self._positions = True
+            return self._evaluated(files, portion, chosen)
+
+    def _labels(self, keys: tuple[str, ...], places: Ints | None) -> Labels:
+        numbers = self._numbers[keys]
+        return Labels(numbers, self._times) if places is None else Labels(numbers[places], self._times[places])
+
+    def _portions(self, count: int) -> Iterator[_Portion]:
+        """Split the keys' numbers into ranges with about as many labels each."""
+        if not self._scan.view.join_keys:
+            yield _Portion(0, 1, None)
+            return
+        numbers = np.concatenate(list(self._numbers.values()))
+        size = int(numbers.max(initial=-1)) + 1
+        wanted = np.zeros(size, dtype=bool)
+        wanted[numbers[numbers >= 0]] = True
+        if count <= 1:
+            yield _Portion(-1, size, wanted)
+            return
+        ascending = np.sort(numbers)
+        inner = np.unique(ascending[np.arange(1, count) * len(ascending) // count]).tolist()
+        bounds = [-1, *(bound for bound in inner if bound > 0), size]
+        for start, end in pairwise(bounds):
+            mine = np.zeros_like(wanted)
+            mine[max(start, 0) : end] = wanted[max(start, 0) : end]
+            yield _Portion(start, end, mine)
+
+    def _row_bytes(self) -> int:
+        schema = self._scan.view.columns
+        widths = {field.name: _WIDTHS.get(field.dtype.kind, _WIDE if field.dtype.is_list else 8) for field in schema}
+        names = [*self._scan.columns, *(POSITION if self._positions else ())]
+        return _PER_ROW + sum(widths.get(name, 8) for name in names)
+
+
+def _chosen(column: pa.ChunkedArray | pa.Array, places: Ints | None) -> pa.ChunkedArray | pa.Array:
+    return column if places is None else column.take(pa.array(places))
+
+
+def _inside(numbers: Ints, portion: _Portion) -> Ints:
+    return np.flatnonzero((numbers >= portion.start) & (numbers < portion.end))
+
+
+def scatter(known: Feature | None, part: Feature, places: Ints, total: int) -> Feature:
+    """Return a feature of `total` labels with the values of some of them put in their places."""
+    base = known.values if known else pa.nulls(total, part.values.type)
+    statuses = known.statuses.copy() if known else np.zeros(total, dtype=np.int8)
+    statuses[places] = part.statuses
+    pick = np.arange(total, dtype=np.int64)
+    pick[places] = total + np.arange(len(places))
+    return Feature(pa.concat_arrays([base, part.values]).take(pa.array(pick)), statuses)
