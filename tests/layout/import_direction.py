@@ -22,6 +22,7 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"offline", "online", "registry"}),
     frozenset({"materialize", "streaming", "parity"}),
     frozenset({"training", "serving"}),
+    frozenset({"maintenance"}),
     frozenset({"store"}),
     frozenset({"", "cli"}),  # "" is featurestore/__init__.py
 )
@@ -70,6 +71,7 @@ OWNERS: dict[str, Owner] = {
     "deltalake": Owner(("featurestore.offline",)),
     "duckdb": Owner(("featurestore.offline",)),
     "google": Owner(("featurestore.materialize",), deferred=True),
+    "grpc": Owner(("featurestore.materialize",), deferred=True),
     "hypothesis": Owner(("featurestore.testing",)),
     "impala": Owner(("featurestore.materialize",), deferred=True),
     "lmdb": Owner(("featurestore.online",)),
