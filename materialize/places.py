@@ -84,7 +84,7 @@ class Place:
             stat = Path(self.path).stat()
             return f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
         with self.opened() as file:
-            return str(file.metadata().get(b"ETag"))
+            return str(file.metadata()["ETag"])
 
 
 def locate(source: FileSource, repo_path: Path, settings: Mapping[str, Any]) -> Place:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,10 @@ class SqlTable(TableReader):
             time = known.get(span.column)
             if time is not None and self.prunes:
                 statement = statement.where(_within(table.c[time.name], time.arrow, self._bounds(span)))
-            result = connection.execution_options(stream_results=True, yield_per=_BATCH_ROWS).execute(statement)
-            for rows in result.partitions():
-                yield self._batch(rows, chosen)
+            streaming = connection.execution_options(stream_results=True, yield_per=_BATCH_ROWS)
+            with closing(streaming.execute(statement)) as result:
+                for rows in result.partitions():
+                    yield self._batch(rows, chosen)
 
     def partitions(self) -> list[Partition]:
         """Return the partitions of a partitioned table of PostgreSQL; none of any other."""

@@ -50,13 +50,7 @@ def csv_batches(place: Place, columns: Sequence[str], reject: Callable[[Rejected
         place.stream(),
         read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
         parse_options=csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
-        convert_options=csv.ConvertOptions(
-            include_columns=list(columns),
-            column_types=dict.fromkeys(columns, pa.string()),
-            strings_can_be_null=True,
-            quoted_strings_can_be_null=False,
-            null_values=[""],
-        ),
+        convert_options=_as_text(columns),
     )
     yield from reader
 
@@ -69,15 +63,33 @@ def csv_header(place: Place) -> list[str]:
 
 
 def csv_inferred(place: Place) -> pa.Table:
-    """Return a whole CSV file with types that hold all its values: integers, floats, bools, times or text."""
+    """Return a whole CSV file with types that hold all its values: integers, floats, bools, times or text.
+
+    What is null in a column of text is what `csv_batches` takes for it.
+    """
     options = csv.ConvertOptions(
         strings_can_be_null=False,
         null_values=[*MISSING_TEXTS, "NaN", "nan"],
         timestamp_parsers=[csv.ISO8601],
         auto_dict_encode=False,
     )
-    return csv.read_csv(
-        place.stream(), parse_options=csv.ParseOptions(newlines_in_values=True), convert_options=options
+    lines = csv.ParseOptions(newlines_in_values=True)
+    table = csv.read_csv(place.stream(), parse_options=lines, convert_options=options)
+    texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
+    if texts:
+        again = csv.read_csv(place.stream(), parse_options=lines, convert_options=_as_text(texts))
+        for name in texts:
+            table = table.set_column(table.schema.get_field_index(name), name, again[name])
+    return table
+
+
+def _as_text(columns: Sequence[str]) -> csv.ConvertOptions:
+    return csv.ConvertOptions(
+        include_columns=list(columns),
+        column_types=dict.fromkeys(columns, pa.string()),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+        null_values=[""],
     )
 
 
