@@ -5,10 +5,10 @@ from __future__ import annotations
 import getpass
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +31,8 @@ from featurestore.semantics.rows import Cut
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from featurestore.maintenance.erasure import ErasureReport
+    from featurestore.maintenance.upkeep import CompactReport, VacuumReport
     from featurestore.materialize.context import JobContext, JobReport
     from featurestore.offline.log import RowLog
     from featurestore.offline.plan import KnownAt
@@ -461,6 +463,66 @@ class FeatureStore:
         from featurestore.offline.deadletters import DeadLetters
 
         return DeadLetters(self.config.resolve(self.config.offline_path), self.log(view).fingerprint).read()
+
+    # Maintenance
+
+    def compact(self, views: Sequence[str] | None = None) -> list[CompactReport]:
+        """Lay the logs of some views (by default all) out by event time; no row or earlier version changes."""
+        from featurestore.maintenance.upkeep import compact_logs
+
+        known = self.project.feature_views
+        names = [views] if isinstance(views, str) else views
+        chosen = known.values() if names is None else [self.project.feature_view(name) for name in names]
+        logs = {log.fingerprint: log for log in map(self.log, chosen)}
+        return compact_logs(
+            [(log, tuple(sorted(n for n in known if row_fingerprint(known[n]) == f))) for f, log in logs.items()]
+        )
+
+    def vacuum(self, retention: timedelta | None = None, *, dry_run: bool = False) -> list[VacuumReport]:
+        """Remove files of logs that only old versions need.
+
+        Parameters
+        ----------
+        retention
+            Versions that were current within it stay (by default 7 days; rounded up to hours), and whatever their age
+            those that saved training sets or open jobs need.
+        dry_run
+            Only say what would go.
+        """
+        from featurestore.maintenance.upkeep import RETENTION, vacuum_tables
+
+        root = self.config.resolve(self.config.offline_path)
+        kept = RETENTION if retention is None else retention
+        return vacuum_tables(root, self.registry, self.datasets, kept, dry_run=dry_run)
+
+    def delete_entity(
+        self, key: Mapping[str, Any], *, view: str | None = None, entity: str | None = None
+    ) -> ErasureReport:
+        """Erase a key: rows, history, dead letters, online state, rows of saved training sets. May be repeated.
+
+        Other keys' values do not change a bit. The registry records what was erased (`Registry.erasures`), with a hash
+        of the key. A batch source that still holds the key brings it back with the next job.
+
+        Parameters
+        ----------
+        key
+            Join key to value.
+        view
+            Erase from the log of this view, and so from every view that shares it; the whole key is needed.
+        entity
+            Erase from every log whose join keys include this entity's.
+        """
+        from featurestore.maintenance.erasure import Eraser, chosen_views
+
+        eraser = Eraser(
+            root=self.config.resolve(self.config.offline_path),
+            registry=self.registry,
+            datasets=self.datasets,
+            online_of=self.online_view,
+            clock=self.clock,
+            wall=SystemClock().now,
+        )
+        return eraser.erase(key, chosen_views(self.registry, self.project, key, view=view, entity=entity))
 
     def close(self) -> None:
         """Release files and connections."""

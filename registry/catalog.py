@@ -13,6 +13,7 @@ from featurestore.errors import FeatureStoreError, NotAppliedError, RegistryErro
 from featurestore.registry.database import BUSY_SECONDS, ConflictError, Database
 from featurestore.registry.plan import Change, Plan, make_plan
 from featurestore.registry.progress import Progress
+from featurestore.registry.records import Records
 from featurestore.registry.schema import APPLIES, MEMBERS, PROJECTS, VERSIONS
 
 
@@ -34,7 +35,7 @@ class Version(NamedTuple):
     definition: Definition
 
 
-class Registry(Progress):
+class Registry(Progress, Records):
     """The applied definitions of one project, every earlier state of them, and the state of jobs and cuts.
 
     Opening one touches nothing; a registry is created by its first write.

@@ -17,8 +17,10 @@ from featurestore.definitions import FeatureView, OnDemandFeatureView, Project
 from featurestore.definitions.project import feature_fingerprint, row_fingerprint
 from featurestore.errors import DatasetError, suggest
 from featurestore.offline.log import RowLog
+from featurestore.offline.maintenance import Key
 from featurestore.offline.pins import Pins
 from featurestore.offline.retrieval import RetrievalJob
+from featurestore.training.erasing import erase_from_set
 from featurestore.training.files import ENTITIES, numbers, publish, read_parquet, sync, write_data, write_parquet
 from featurestore.training.manifest import (
     MANIFEST,
@@ -178,6 +180,21 @@ class Datasets:
                 f"training set {parts[1]!r} has no version {number}; it has {', '.join(map(str, known))}"
             )
         return parent / str(known[-1] if number is None else number)
+
+    def erase(self, log: str, key: Key, at: int) -> int:
+        """Take the rows of a key out of every set that read a log, given by row fingerprint; return how many.
+
+        The other rows stay, and can be reproduced as before.
+        """
+        rows = 0
+        for manifest in self.ls():
+            if log in {view.rows for view in manifest.views}:
+                folder = self.root / manifest.name / str(manifest.version)
+                try:
+                    rows += erase_from_set(folder, manifest, key, at)
+                except (OSError, pa.ArrowException) as error:
+                    raise DatasetError(f"a key cannot be erased from the set {manifest.label}: {error}") from error
+        return rows
 
     def pinned(self) -> dict[str, set[int]]:
         """Return the versions of logs, by row fingerprint, that saved sets need to be reproduced."""

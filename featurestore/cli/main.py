@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "apply": ("plan", "Put the definitions of this repository into the registry."),
     "ls": ("catalog", "List what is applied: entities, sources, views and services."),
     "describe": ("catalog", "Show one applied object in full."),
+    "source": ("source", "Check sources, and look into them: as defined here, applied or not."),
     "materialize": ("materialize", "Load a range of event time from batch sources, offline and online."),
     "materialize-incremental": ("materialize", "Load what is new in batch sources since the last job."),
     "historical": ("historical", "Build a point-in-time training set for a file of entities and times."),
@@ -38,6 +39,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "stream": ("stream", "Replay stream sources into the offline and online stores."),
     "lookup": ("lookup", "Look features up online, for one entity or many."),
     "verify": ("verify", "Recompute served values offline and compare them, bit by bit."),
+    "compact": ("maintenance", "Put small files of row logs together, by event time."),
+    "vacuum": ("maintenance", "Remove files that only old versions of row logs need."),
+    "delete-entity": (
+        "maintenance",
+        "Erase a key from logs, their history, dead letters, online state and saved training sets.",
+    ),
     "doctor": ("doctor", "Check configuration, registry, definitions, sources and stores."),
     "demo": ("demo", "Run an example on real data from definitions to proven online features."),
 }

@@ -234,6 +234,57 @@ class OnlineView:
         self._set_marks(**{f"writer:{writer}": last for writer, last in moved.items()})
         return count
 
+    def erase(
+        self, key: tuple[Any, ...], batches: Iterable[pa.RecordBatch], through: Mapping[str, int], cut: int | None
+    ) -> bool:
+        """Replace all that is stored of a key by what its rows in the log now give: after an erasure, nothing.
+
+        Each writer gets a section at its sequence. An empty one is a tombstone: what was made of rows up to it is
+        ignored from then on, and later rows continue it.
+
+        Parameters
+        ----------
+        batches
+            The rows of the key that the log still holds.
+        through
+            By writer, the sequence up to which the log was read; of batch, the last job.
+        cut
+            The cut in force of a lambda view; without one it gets no batch section.
+
+        Returns
+        -------
+        bool
+            False where another process wrote the key meanwhile: read the log and call again.
+        """
+        rows = {writer: found for _, writer, found in self._groups(batches)}
+        entity = self.entity(key)
+        header, chunks = self.header(entity), self._chunks(entity)
+        with self.store.snapshot() as snapshot:
+            (value,) = snapshot.get([header])
+        if value is None and not chunks and not self.ready():
+            return True  # this state was never filled
+        self.store.delete([header, *chunks])
+        writers = [name for name in through if name != BATCH_WRITER or not self.is_lambda or cut is not None]
+        writes = [self._whole(key, rows.get(name, []), name, through[name], cut) for name in writers]
+        is_mine = all(outcome is Outcome.APPLIED for outcome in self.store.merge(writes))
+        made = {(chunk, write.writer, payload) for write in writes for chunk, payload in write.chunks.items()}
+        with self.store.snapshot() as snapshot:
+            found = self._chunks(entity)
+            stored = dict(zip(found, snapshot.get(found), strict=True))
+        return is_mine and not any(
+            section.sequence <= through.get(section.writer, NEVER)
+            and (chunk, section.writer, section.payload) not in made
+            for chunk, value in stored.items()
+            for section in (parse(value) if value is not None else ())
+        )
+
+    def _chunks(self, entity: bytes) -> list[bytes]:
+        """Return the keys of all stored chunks of an entity, also of those that no header names."""
+        if self.layout is None:
+            return []
+        start = chunk_key(self.fingerprint, shorten(entity), 0, 0)[:-9]
+        return [key for key in self.store.scan(start) if len(key) == len(start) + 9]
+
     def _flush(self, writes: list[SectionWrite]) -> int:
         count = len(writes)
         self.store.merge(writes)

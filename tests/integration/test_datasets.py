@@ -112,11 +112,12 @@ def test_a_set_keeps_the_rows_and_what_they_were_made_of(store: FeatureStore) ->
 
 def test_later_rows_and_definitions_do_not_change_a_set(store: FeatureStore) -> None:
     store.get_historical_features(frame(1, 2), FEATURES, full_feature_names=True).save("trips")
-    store.push("pushed", [row(1, 7.0, 2), row(2, 9.0, 3)])
-    store.push("mixed", [row(2, 9.0, 3)])
+    store.push("pushed", [row(1, 7.0, -2), row(2, 9.0, -3)])
+    store.push("mixed", [row(2, 9.0, -3)])
     store.materialize(0, NOW - DAY)
     changed = FeatureView("newest", [DRIVER], [Field("x", Float64), Field("s", String)], PUSHED, ttl=timedelta(1))
     store.apply([changed, BOTH])
+    store.compact()
 
     outcome = store.datasets.reproduce("trips")
 
