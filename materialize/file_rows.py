@@ -89,8 +89,8 @@ class FileRows:
                 yield from self._format.table(place)
 
     def partitions(self) -> list[Partition]:
-        """Return the files."""
-        return [Partition(str(place)) for place in self._files]
+        """Return the files, where there are several."""
+        return [Partition(str(place)) for place in self._files] if len(self._files) > 1 else []
 
     def version(self) -> str | None:
         """Return a token that changes whenever a file came, went or was written to."""

@@ -8,10 +8,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from featurestore.cli.settings import Settings
+from featurestore.cli.source_checks import check_source, sources_of
 from featurestore.config import load_config
-from featurestore.definitions import Definition, FeatureView, FileSource, FileStreamSource, Project
-from featurestore.errors import FeatureStoreError, OnlineStoreError, SourceError
-from featurestore.types import UnixTimestamp
+from featurestore.definitions import Definition, FeatureView, Project, PushSource
+from featurestore.errors import FeatureStoreError, OnlineStoreError
 
 if TYPE_CHECKING:
     from featurestore.store import FeatureStore
@@ -42,10 +42,11 @@ def run_checks(settings: Settings) -> Iterator[Check]:
         wanted = Project(definitions)
         if registry.ok:
             yield _applied(store, wanted)
-        for source in wanted.sources.values():
-            if isinstance(source, FileSource | FileStreamSource):
-                look = partial(_source, store, wanted, source)
-                yield _try(f"source {source.name}", "correct the source's definition or put the file there", look)
+        for source in sources_of(wanted):
+            if not isinstance(source, PushSource):
+                finding = check_source(store.config, wanted, source)
+                fix = "" if finding.ok else "correct the source's definition or connection, or what is there"
+                yield Check(f"source {source.name}", finding.ok, finding.detail, fix)
     if registry.ok:
         yield from _stores(store)
 
@@ -84,34 +85,6 @@ def _applied(store: FeatureStore, wanted: Project) -> Check:
         return Check("applied", True, f"all definitions, as revision {plan.base_revision}")
     counts = ", ".join(f"{plan.count(action)} {action}" for action in ("added", "changed", "removed"))
     return Check("applied", False, f"not what the registry holds: {counts}", fix)
-
-
-def _source(store: FeatureStore, project: Project, source: FileSource | FileStreamSource) -> str:
-    """Open a source as each view that reads it would, and look at its first rows."""
-    if isinstance(source, FileStreamSource):
-        path = store.config.resolve(source.path)
-        if not path.is_file():
-            raise SourceError(f"there is no file {path}")
-        return source.path
-    from featurestore.materialize.readers import SourceReader, Wanted
-
-    reader = SourceReader(source, store.config.repo_path, store.config.connection(source.connection))
-    for view in project.feature_views.values():
-        if view.batch_source != source:
-            continue
-        if view.code is not None:
-            next(reader.records(_ignore), None)
-            continue
-        time = Wanted("event_timestamp", reader.time_column(source.timestamp_field), UnixTimestamp)
-        wanted = [
-            Wanted(field.name, reader.column(field.name), field.dtype) for field in (*view.join_keys, *view.columns)
-        ]
-        next(iter(reader.typed([*wanted, time], _ignore)), None)
-    return source.path
-
-
-def _ignore(_: object) -> None:
-    """Pass over a record that cannot be read; jobs reject and count it."""
 
 
 def _stores(store: FeatureStore) -> Iterator[Check]:
