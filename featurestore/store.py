@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from featurestore.clock import Clock, SystemClock, to_micros
+from featurestore.clock import Clock, SystemClock, delta_micros, to_micros
 from featurestore.config import Config, load_config
 from featurestore.definitions import FeatureService, FeatureView, FileStreamSource, Project, PushSource
 from featurestore.definitions.project import row_fingerprint
@@ -246,12 +246,26 @@ class FeatureStore:
         return materialize(self._jobs(), self._batch_views(views), to_micros(start), to_micros(end), progress)
 
     def materialize_incremental(
-        self, end: Time, views: Sequence[str] | None = None, progress: Progress | None = None
+        self,
+        end: Time,
+        views: Sequence[str] | None = None,
+        progress: Progress | None = None,
+        *,
+        overlap: timedelta | None = None,
     ) -> list[JobReport]:
-        """Read batch rows that came since the last job, up to `end` (exclusive)."""
+        """Read batch rows that came since the last job, up to `end` (exclusive).
+
+        Parameters
+        ----------
+        overlap
+            How far before the end of the last job to read again where the source does not tell what is new, by a
+            created timestamp or as a Delta table; by default one day. What comes later than that is not seen.
+        """
+        from featurestore.materialize.incremental import OVERLAP
         from featurestore.materialize.job import materialize_incremental
 
-        return materialize_incremental(self._jobs(), self._batch_views(views), to_micros(end), progress)
+        back = OVERLAP if overlap is None else delta_micros(overlap)
+        return materialize_incremental(self._jobs(), self._batch_views(views), to_micros(end), progress, back)
 
     def _batch_views(self, names: Sequence[str] | None) -> list[FeatureView]:
         names = [names] if isinstance(names, str) else names
@@ -272,6 +286,7 @@ class FeatureStore:
             offline_root=self.config.resolve(self.config.offline_path),
             repo_path=self.config.repo_path,
             clock=self.clock,
+            wall=SystemClock().now,
             online=lambda view: self.online_view(view) if view.online else None,
             max_future_skew=self.config.max_future_skew,
             connection=self.config.connection,
@@ -396,11 +411,13 @@ class FeatureStore:
         project, revision = self.project, self._revision
         request = resolve(project, features, full_feature_names=full_feature_names)
         pins = Pins(request.views, self.log, self.cuts)
+        asked = project.services.get(features) if isinstance(features, str) else features
+        service = asked.name if isinstance(asked, FeatureService) and asked in project.services.values() else ""
 
         def save(job: RetrievalJob, name: str) -> Manifest:
             from featurestore.training.datasets import Origin
 
-            return self.datasets.save(name, job, Origin(revision, full_feature_names, pins))
+            return self.datasets.save(name, job, Origin(revision, service, full_feature_names, pins))
 
         return RetrievalJob(entity_df, request, pins.log, pins.cuts, known_at, saver=save)
 

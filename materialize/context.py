@@ -16,7 +16,11 @@ from featurestore.online.view import OnlineView
 from featurestore.registry.catalog import Registry
 
 Progress = Callable[[str, int, int | None], None]
-"""Called with what is being done, how much is done, and how much there is (None: not known)."""
+"""Called with ``<views>: <what>``, how much is done, and how much there is (None: not known).
+
+Of a job: ``started`` or ``going on with job <n>``, ``reading <n> rows`` as they come, ``read <n> rows`` with the chunks
+read and of how many, ``logged``, ``online <view>`` and ``done``.
+"""
 
 
 def no_hook(step: str) -> None:
@@ -39,6 +43,8 @@ class JobContext:
         Folder that sources' relative paths start from.
     clock
         Tells when a job started and when a cut came into force.
+    wall
+        The machine's time in microseconds since the epoch, also where `clock` is another: leases run out by it.
     online
         Gives a view's online state, or None where the view is not kept online.
     max_future_skew
@@ -46,8 +52,9 @@ class JobContext:
     connection
         Gives the settings of a named connection of batch sources.
     hook
-        Called with the name of each step once it is done: ``started``, ``read``, ``rejected``, ``logged``,
-        ``recorded`` and, per view, ``online:<view>``, ``cut:<view>`` and ``view:<view>``. Tests raise in it.
+        Called with the name of each step once it is done: ``started``, ``chunk:<n>``, ``read``, ``ranked``,
+        ``rejected``, ``logged``, ``recorded``, per view ``online:<view>``, ``cut:<view>`` and ``view:<view>``, and
+        ``done``. Tests raise in it.
     """
 
     registry: Registry
@@ -55,6 +62,7 @@ class JobContext:
     offline_root: Path
     repo_path: Path
     clock: Clock
+    wall: Callable[[], int]
     online: Callable[[FeatureView], OnlineView | None]
     max_future_skew: int
     connection: Callable[[str], Mapping[str, Any]]

@@ -11,6 +11,7 @@ from pyarrow import fs
 
 from featurestore.materialize.places import Place
 from featurestore.materialize.tables import Partition, Span, TableReader
+from featurestore.offline.delta_changes import changed_spans
 from featurestore.offline.delta_files import DeltaSnapshot, delta_snapshot
 
 _BATCH_ROWS = 65_536
@@ -49,9 +50,17 @@ class DeltaFiles(TableReader):
         """Return the table's id and version."""
         return self._snapshot.token
 
+    def changed_since(self, version: str, column: str) -> list[tuple[int, int]] | None:
+        """Return the spans of the files that were added or removed since a version."""
+        return changed_spans(self._place.shown, self._options, version, self.version(), column)
+
     @cached_property
     def _snapshot(self) -> DeltaSnapshot:
-        return delta_snapshot(self._place.shown, {} if self._place.s3 is None else self._place.s3.delta_options())
+        return delta_snapshot(self._place.shown, self._options)
+
+    @property
+    def _options(self) -> dict[str, str]:
+        return {} if self._place.s3 is None else self._place.s3.delta_options()
 
 
 def is_delta(place: Place) -> bool:

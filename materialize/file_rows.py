@@ -99,6 +99,9 @@ class FileRows:
             digest.update(f"{place}\n{stamp}\n".encode())
         return digest.hexdigest()
 
+    def changed_since(self, version: str, column: str) -> None:
+        """Return None: a file that was written to may have changed anywhere."""
+
     def close(self) -> None:
         """Do nothing: files are open only while they are read."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,14 +17,20 @@ OVERLAP = DAY
 
 
 class Range(NamedTuple):
-    """A half-open range of event time in microseconds, and whether it ends the run."""
+    """A half-open range of event time in microseconds."""
 
     start: int
     end: int
-    last: bool
 
 
-def ranges_since(done: Sequence[Job], reader: RowReader, view: FeatureView, end: int, overlap: int) -> list[Range]:
+def ranges_since(  # noqa: PLR0917
+    done: Sequence[Job],
+    reader: RowReader,
+    view: FeatureView,
+    end: int,
+    overlap: int,
+    changed_since: Callable[[str], list[tuple[int, int]] | None],
+) -> list[Range]:
     """Return the ranges to cover, ascending.
 
     Parameters
@@ -38,7 +44,10 @@ def ranges_since(done: Sequence[Job], reader: RowReader, view: FeatureView, end:
     end
         Up to where, in microseconds, exclusive.
     overlap
-        How far back to go where the source does not say when rows were created, in microseconds.
+        How far back to go where the source does not say what is new, in microseconds.
+    changed_since
+        Given the version of the source that an earlier job read, the first and the last event time of whatever was
+        added or removed since; None where the source cannot tell.
     """
     source = view.batch_source
     created = bool(source and source.created_timestamp_column)
@@ -50,12 +59,17 @@ def ranges_since(done: Sequence[Job], reader: RowReader, view: FeatureView, end:
         base = _last_whole(done, earliest)
         if base is None:
             return _ranges({}, max(FIRST, floor_to(earliest, DAY)), end)
-    if not created:
-        return _ranges({}, max(FIRST, base.end - overlap), end)
     days: dict[int, None] = {}
-    for event, arrival in reader.times():
-        fresh = event[(arrival >= base.started) & (event < end)]
-        days.update(dict.fromkeys(np.unique(np.floor_divide(fresh, DAY)).tolist()))
+    if not created:
+        changed = changed_since(base.source_version) if base.source_version is not None else None
+        if changed is None:
+            return _ranges({}, max(FIRST, base.end - overlap), end)
+        for first, last in changed:
+            days.update(dict.fromkeys(range(first // DAY, min(last, end - 1) // DAY + 1)))
+    else:
+        for event, arrival in reader.times():
+            fresh = event[(arrival >= base.started) & (event < end)]
+            days.update(dict.fromkeys(np.unique(np.floor_divide(fresh, DAY)).tolist()))
     return _ranges(days, floor_to(base.end, DAY), end)
 
 
@@ -81,4 +95,4 @@ def _ranges(days: dict[int, None], start: int, end: int) -> list[Range]:
             joined[-1] = (joined[-1][0], max(joined[-1][1], after))
         else:
             joined.append((first, after))
-    return [Range(first, after, last=number == len(joined)) for number, (first, after) in enumerate(joined, start=1)]
+    return [Range(first, after) for first, after in joined]

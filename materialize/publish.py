@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pyarrow as pa
 
 from featurestore.definitions import FeatureView
 from featurestore.materialize.context import JobContext
 from featurestore.materialize.fill import fill
+from featurestore.materialize.lease import Lease
 from featurestore.offline.log import RowLog
+from featurestore.online.view import OnlineView
 from featurestore.semantics.rows import BATCH_WRITER, Cut
 from featurestore.semantics.windows import floor_to
 
@@ -25,10 +29,15 @@ class Publisher:
         The job's number and its range in microseconds, half-open.
     version
         The log's version that the job committed.
+    lease
+        The lease of the log: once it is lost, nothing more is written.
     """
 
-    def __init__(self, context: JobContext, log: RowLog, job: int, bounds: tuple[int, int], version: int) -> None:
+    def __init__(  # noqa: PLR0917
+        self, context: JobContext, log: RowLog, job: int, bounds: tuple[int, int], version: int, lease: Lease
+    ) -> None:
         self._context = context
+        self._lease = lease
         self._log = log
         self._job = job
         self._start, self._end = bounds
@@ -38,15 +47,27 @@ class Publisher:
         self._keys = _union(before, after)
         self._sequence_before = log.sequence(BATCH_WRITER, version - 1)
 
-    def publish(self) -> int:
-        """Write online state and move cuts, then close the job; return how many keys it touched."""
-        registry, fingerprint = self._context.registry, self._log.fingerprint
-        registry.update_job(fingerprint, self._job, "logged")
+    def publish(self, tell: Callable[[str], None]) -> int:
+        """Write online state and move cuts, then close the job; return how many keys it touched.
+
+        Parameters
+        ----------
+        tell
+            Called with each step.
+
+        Raises
+        ------
+        LeaseLostError
+            Where another process goes on with the job.
+        """
+        registry, fingerprint, token = self._context.registry, self._log.fingerprint, self._lease.token
+        registry.update_job(fingerprint, self._job, "logged", token=token)
         self._context.hook("recorded")
         for view in self._context.readers_of(fingerprint):
+            tell(f"online {view.name}")
             self._publish_view(view)
             self._context.hook(f"view:{view.name}")
-        registry.update_job(fingerprint, self._job, "done")
+        registry.update_job(fingerprint, self._job, "done", token=token)
         return int(self._keys.num_rows)
 
     def _publish_view(self, view: FeatureView) -> None:
@@ -55,18 +76,27 @@ class Publisher:
         cut = self._next_cut(view, known) if view.is_lambda else None
         online = self._context.online(view)
         if online is not None:
-            if not online.ready():
-                fill(self._log, online, cut)
-                online.mark_ready()
-            elif cut is not None or not view.is_lambda:
-                self._rewrite(view, known, cut)
+            if not self._is_published(online, cut):
+                self._lease.check()
+                if not online.ready():
+                    fill(self._log, online, cut)
+                    online.mark_ready()
+                elif cut is not None or not view.is_lambda:
+                    self._rewrite(view, known, cut)
             self._context.hook(f"online:{view.name}")
             if cut is not None and online.cut() != cut:
+                self._lease.check()
                 online.set_cut(cut)
             self._context.hook(f"cut:{view.name}")
         if cut is not None and cut != known:
             moved = Cut(cut, self._context.clock.now())
-            self._context.registry.record_cut(view.name, self._log.fingerprint, moved)
+            self._context.registry.record_cut(view.name, self._log.fingerprint, moved, token=self._lease.token)
+
+    def _is_published(self, online: OnlineView, cut: int | None) -> bool:
+        """Return whether a run that was cut off got this far: the mark moves once every key has been written."""
+        if not online.ready() or online.watermark(BATCH_WRITER) < self._job:
+            return False
+        return not online.view.is_lambda or (cut is not None and online.cut() == cut)
 
     def _rewrite(self, view: FeatureView, known: int | None, cut: int | None) -> None:
         """Write the batch sections of the keys that changed, or of all where the store lacks earlier jobs."""

@@ -66,6 +66,9 @@ class Rows(Protocol):
     def version(self) -> str | None:
         """Return a token of the contents, or None."""
 
+    def changed_since(self, version: str, column: str) -> list[tuple[int, int]] | None:
+        """Return the spans of a time column that changed since a version, or None."""
+
     def close(self) -> None:
         """Let go of connections."""
 
@@ -169,6 +172,13 @@ class SourceReader:
     def version(self) -> str | None:
         """Return a token that changes whenever the contents may have changed, or None where none is to be had."""
         return self._rows.version()
+
+    def changed_since(self, version: str) -> list[tuple[int, int]] | None:
+        """Return spans of event time that hold all rows that were added or removed since a version.
+
+        Least and greatest time in microseconds, both inclusive; None where the source cannot tell.
+        """
+        return self._rows.changed_since(version, self.time_column(self.source.timestamp_field))
 
     def close(self) -> None:
         """Let go of connections."""

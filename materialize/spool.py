@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -19,62 +18,61 @@ _BITS = "_bits_of_"
 _GROUP_ROWS = 262_144
 
 
-class Ranked(NamedTuple):
-    """The rows of a job in the log's columns, ordered by event time, and how many."""
-
-    rows: ds.Dataset
-    total: int
-
-
-def rank_rows(log: RowLog, tables: Iterable[pa.Table], job: int, folder: Path) -> Ranked:
-    """Write a job's rows to a folder, with ``_sequence = job << 38 | rank``.
-
-    The rank orders by join keys, event time, arrival and then every input column by name, to the bit: it does not
-    depend on the order or the portions in which the source delivered the rows.
+class RowSpool:
+    """How the rows of a log's jobs are written down.
 
     Parameters
     ----------
     log
         The log that the rows are for.
-    tables
-        Valid rows: times, join keys, input columns.
-    job
-        The job's number.
-    folder
-        Where to put them; needs about twice the rows' size, and as much again to sort them.
+
+    Attributes
+    ----------
+    schema
+        Of a file of unranked rows: times, join keys and input columns, and integers that order the floats.
     """
-    positions = {"_writer", "_sequence", "_origin"}
-    names = [name for name in log.schema.names if name not in positions]
-    inputs = [name for name in names if name not in {*log.key_names, "event_timestamp", "arrival"}]
-    floats = [name for name in inputs if _holds_floats(log.schema.field(name).type)]
-    raw = folder / "raw.parquet"
-    count = _write_raw(log, raw, names, floats, tables)
-    order = [*log.key_names, "event_timestamp", "arrival"]
-    order += [f"{_BITS}{name}" if name in floats else name for name in inputs]
-    stored = pa.schema([_stored(field) for field in log.schema])
-    path = folder / "rows.parquet"
-    with pq.ParquetWriter(path, stored) as writer:
-        for batch in ranked(raw, names, order):
-            writer.write_batch(_positioned(batch, stored, job), row_group_size=_GROUP_ROWS)
-    raw.unlink()
-    return Ranked(ds.dataset(path, schema=stored), count)
 
+    def __init__(self, log: RowLog) -> None:
+        positions = {"_writer", "_sequence", "_origin"}
+        self._names = [name for name in log.schema.names if name not in positions]
+        inputs = [name for name in self._names if name not in {*log.key_names, "event_timestamp", "arrival"}]
+        self._floats = [name for name in inputs if _holds_floats(log.schema.field(name).type)]
+        self._order = [*log.key_names, "event_timestamp", "arrival"]
+        self._order += [f"{_BITS}{name}" if name in self._floats else name for name in inputs]
+        self._stored = pa.schema([_stored(field) for field in log.schema])
+        fields = [self._stored.field(name) for name in self._names]
+        bits = [pa.field(f"{_BITS}{f.name}", _bits_type(f.type)) for f in fields if f.name in self._floats]
+        self.schema = pa.schema([*fields, *bits])
 
-def _write_raw(log: RowLog, path: Path, names: list[str], floats: list[str], tables: Iterable[pa.Table]) -> int:
-    fields = [_stored(log.schema.field(name)) for name in names]
-    schema = pa.schema(
-        [*fields, *(pa.field(f"{_BITS}{f.name}", _bits_type(f.type)) for f in fields if f.name in floats)]
-    )
-    count = 0
-    with pq.ParquetWriter(path, schema) as writer:
-        for table in tables:
-            table = table.select(names).combine_chunks()
-            for name in floats if table.num_rows else ():
-                table = table.append_column(f"{_BITS}{name}", order_bits(table[name].chunk(0)))
-            if table.num_rows:
-                writer.write_table(table.cast(schema))
-            count += table.num_rows
-    return count
+    def unranked(self, table: pa.Table) -> pa.Table:
+        """Return valid rows as they are written to a file of unranked ones."""
+        table = table.select(self._names).combine_chunks()
+        for name in self._floats if table.num_rows else ():
+            table = table.append_column(f"{_BITS}{name}", order_bits(table[name].chunk(0)))
+        return table.cast(self.schema) if table.num_rows else self.schema.empty_table()
+
+    def rank(self, files: Sequence[Path], job: int, path: Path) -> None:
+        """Write the rows of some files to one, by event time, with ``_sequence = job << 38 | rank``.
+
+        The rank orders by join keys, event time, arrival and then every input column by name, to the bit: it does not
+        depend on the order or the portions in which the source delivered the rows.
+
+        Parameters
+        ----------
+        files
+            Files of unranked rows.
+        job
+            The job's number.
+        path
+            The file to write; beside it as much again is needed to sort the rows.
+        """
+        with pq.ParquetWriter(path, self._stored) as writer:
+            for batch in ranked(files, self._names, self._order, path.parent):
+                writer.write_batch(_positioned(batch, self._stored, job), row_group_size=_GROUP_ROWS)
+
+    def rows(self, path: Path) -> ds.Dataset:
+        """Return ranked rows, in the log's columns."""
+        return ds.dataset(path, schema=self._stored)
 
 
 def _positioned(batch: pa.RecordBatch, stored: pa.Schema, job: int) -> pa.RecordBatch:

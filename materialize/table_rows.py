@@ -81,6 +81,11 @@ class TableRows:
         with self._errors():
             return self._table.version()
 
+    def changed_since(self, version: str, column: str) -> list[tuple[int, int]] | None:
+        """Return the spans of a time column that changed since a version, or None."""
+        with self._errors():
+            return self._table.changed_since(version, column)
+
     def close(self) -> None:
         """Let go of connections."""
         self._table.close()

@@ -70,6 +70,23 @@ class TableReader(ABC):
         """Return a token that changes whenever the contents may have changed, or None where none is to be had."""
         return None
 
+    def changed_since(self, version: str, column: str) -> list[tuple[int, int]] | None:  # noqa: ARG002
+        """Return spans of a time column that hold all rows that were added or removed since a version.
+
+        Parameters
+        ----------
+        version
+            What `version` returned then.
+        column
+            The column.
+
+        Returns
+        -------
+        list of tuple of int, or None
+            Least and greatest time in microseconds, both inclusive; None where that cannot be told.
+        """
+        return None
+
     def close(self) -> None:  # noqa: B027  (most readers hold nothing open)
         """Let go of connections."""
 
