@@ -224,7 +224,11 @@ class TestMaterialize:
         store.run("materialize", "2024-05-01", "2024-05-02")
 
         captured = capsys.readouterr()
-        assert captured.err.splitlines() == ["first step (10)", "second step"]
+        assert captured.err.splitlines() == [
+            "first step (0 of 10 parts)",
+            "first step (10 of 10 parts)",
+            "second step",
+        ]
         lines = captured.out.splitlines()
         assert lines[0].split() == ["view", "job", "from", "until", "rows", "keys", "rejected", "seconds"]
         assert lines[1].split() == [
@@ -267,9 +271,10 @@ class TestMaterialize:
         store = RecordingStore(materialize_incremental=[])
 
         assert store.run("materialize-incremental", "2024-04-30") == 0
-        assert store.run("materialize-incremental") == 0
+        assert store.run("materialize-incremental", "--overlap", "2d") == 0
 
         assert [arguments for _, arguments, _ in store.calls] == [(T0 - timedelta(days=1),), (T0,)]
+        assert [options["overlap"] for _, _, options in store.calls] == [None, timedelta(days=2)]
         assert capsys.readouterr().out.startswith("Nothing to load")
 
 
