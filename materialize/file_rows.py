@@ -118,7 +118,7 @@ class FileRows:
         try:
             return stamps(self._files)
         except OSError as error:
-            raise SourceError(f"{self._label}: a file is not there any more: {error}; run again") from error
+            raise SourceError(f"{self._label}: a file can no longer be read: {error}; run again") from error
 
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
