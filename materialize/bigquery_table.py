@@ -36,8 +36,8 @@ _SIMPLE = {
     "GEOGRAPHY": pa.string(),
 }
 _NEW_NAMES = {"INT64": "INTEGER", "FLOAT64": "FLOAT", "BOOL": "BOOLEAN"}
+_DECIMAL128_DIGITS = 38
 _DECIMALS = {"NUMERIC": (38, 9), "BIGNUMERIC": (76, 38)}
-_INT64_DIGITS = 18
 _DAY = 86_400_000_000
 _PAGE_ROWS = 20_000
 _QUEUED = _STREAMS = 4
@@ -246,28 +246,17 @@ def arrow_type(field: bigquery.SchemaField) -> pa.DataType:
     kind = _NEW_NAMES.get(field.field_type, field.field_type)
     if kind in _DECIMALS:
         precision, scale = _digits(field)
-        item = (
-            pa.int64()
-            if _is_integral(field)
-            else pa.decimal128(precision, scale)
-            if precision <= 38
-            else pa.decimal256(precision, scale)
-        )
+        item = (pa.decimal128 if precision <= _DECIMAL128_DIGITS else pa.decimal256)(precision, scale)
     else:
         item = _SIMPLE.get(kind, pa.opaque(pa.null(), kind, "BigQuery"))
     if field.mode != "REPEATED" or isinstance(item, pa.OpaqueType):
         return item
-    return pa.opaque(pa.null(), f"ARRAY<{kind}>", "BigQuery") if kind in _DECIMALS else pa.list_(item)
+    return pa.opaque(pa.null(), kind, "BigQuery") if kind in _DECIMALS else pa.list_(item)
 
 
 def _digits(field: bigquery.SchemaField) -> tuple[int, int]:
     """Return precision and scale of a decimal; one that gives its precision only has no decimal places."""
     return _DECIMALS[field.field_type] if field.precision is None else (field.precision, field.scale or 0)
-
-
-def _is_integral(field: bigquery.SchemaField) -> bool:
-    precision, scale = _digits(field)
-    return scale == 0 and precision <= _INT64_DIGITS
 
 
 def _selected(fields: Mapping[str, bigquery.SchemaField], name: str) -> str:
@@ -277,8 +266,7 @@ def _selected(fields: Mapping[str, bigquery.SchemaField], name: str) -> str:
             f"the column {name!r} is {field.mode} {field.field_type}, which no feature type holds; give a query that "
             f"takes out what you need, for example TO_JSON_STRING({name}) AS {name}, or leaves it out"
         )
-    quoted = _quoted(name)
-    return f"CAST({quoted} AS INT64) AS {quoted}" if field.field_type in _DECIMALS and _is_integral(field) else quoted
+    return _quoted(name)
 
 
 def _field(fields: Mapping[str, bigquery.SchemaField], name: str) -> bigquery.SchemaField:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from decimal import Decimal
@@ -30,6 +31,7 @@ _ROWS = 16_384
 _SPARK_SETTINGS = ("spark.sql.session.timeZone=UTC", "spark.sql.thriftServer.incrementalCollect=true")
 _MICROS = "yyyy-MM-dd HH:mm:ss.SSSSSS"
 _DIGITS = len("2024-01-01 00:00:00.000000")
+_EXCEPTION = re.compile(r"[\w.$]*Exception:\s")
 _NUMBERS = {"NaN": np.nan, "Infinity": np.inf, "-Infinity": -np.inf}
 
 Mask = npt.NDArray[np.bool_]
@@ -233,6 +235,7 @@ def _port(label: str, value: Any) -> int:
 
 
 def _reason(message: str) -> str:
-    """Return the first line of a server's message, without the names of Java's exceptions."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return lines[0].split("Exception: ")[-1] if lines else "no reason was given"
+    """Return what the innermost of Java's exceptions says, without its name and stack trace."""
+    head = re.split(r"\n\s+at |\nCaused by", message)[0]
+    said = _EXCEPTION.split(head)[-1].strip()
+    return said.splitlines()[0] if said else "no reason was given"

@@ -41,7 +41,6 @@ _SIMPLE = {
     "void": pa.null(),
 }
 _DECIMAL = re.compile(r"decimal\((\d+),\s*(\d+)\)")
-_INT64_DIGITS = 18
 
 
 class HiveColumn(NamedTuple):
@@ -58,9 +57,8 @@ class HiveColumn(NamedTuple):
 
     @property
     def sql(self) -> str:
-        """The column as SQL selects it: decimals that are integers of at most 18 digits become BIGINT."""
-        quoted = quote(self.name)
-        return f"CAST({quoted} AS BIGINT)" if self.type.startswith("decimal") and self.arrow == pa.int64() else quoted
+        """The name as an identifier."""
+        return quote(self.name)
 
 
 class StatementError(SourceError):
@@ -212,8 +210,7 @@ def arrow_type(text: str) -> pa.DataType:
     if text.startswith(("varchar", "char")):
         return pa.string()
     if match := _DECIMAL.fullmatch(text):
-        precision, scale = map(int, match.groups())
-        return pa.int64() if scale == 0 and precision <= _INT64_DIGITS else pa.decimal128(precision, scale)
+        return pa.decimal128(*map(int, match.groups()))
     if text.startswith("array<"):
         item = _SIMPLE.get(text.removeprefix("array<").removesuffix(">"))
         if item is not None and not pa.types.is_null(item):
@@ -223,7 +220,7 @@ def arrow_type(text: str) -> pa.DataType:
 
 def time_condition(column: HiveColumn, span: Span) -> str:
     """Return the SQL for rows of a span or without a time, on the bare column so that scans can use it; "" for all."""
-    name = quote(column.name)
+    name = column.sql
     bounds = []
     for operator, micros in ((">=", span.start), ("<", span.end)):
         literal = None if micros is None else _time_literal(column, micros)
@@ -247,7 +244,7 @@ def day_condition(column: HiveColumn, written: str, span: Span) -> str:
         raise SourceError(
             f"partition_column {column.name!r} is {column.type}; it must be a string, a date or an integer"
         )
-    name = quote(column.name)
+    name = column.sql
     listed = f"{name} IN ({', '.join(dict.fromkeys(values))})"
     return f"{listed} OR {name} IS NULL" if values else f"{name} IS NULL"
 
@@ -266,7 +263,7 @@ def _time_literal(column: HiveColumn, micros: int) -> str | None:
     """Return a bound as SQL; None where no time is beyond it, or where the column holds no times."""
     try:
         if pa.types.is_date(column.arrow):  # midnight of a day is at or after the bound from the bound's ceiling on
-            return f"DATE '{from_micros(-(-micros // _DAY) * _DAY):%Y-%m-%d}'"
+            return f"DATE '{from_micros(-(-micros // _DAY) * _DAY).date().isoformat()}'"
         if pa.types.is_timestamp(column.arrow):
             return f"TIMESTAMP '{from_micros(micros).replace(tzinfo=None).isoformat(' ', 'microseconds')}'"
     except ClockError:  # years before 1 and after 9999: not a bound that Hive could write

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from tests.servers.hive import hive
 from tests.servers.postgres import postgres
 from tests.servers.s3 import s3
 
-__all__ = ["postgres", "s3"]
+__all__ = ["hive", "postgres", "s3"]
