@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 from featurestore.definitions.sources import FileSource
 from featurestore.errors import SourceError
 from featurestore.materialize.chunks import Chunk, Reject, Wanted, check_columns, missing_column, renamed
-from featurestore.materialize.files import FileFormat, JsonFormat, source_files
+from featurestore.materialize.files import JsonFormat, source_files
 from featurestore.materialize.places import Place, stamps
 from featurestore.materialize.tables import Partition, Span
 from featurestore.materialize.text import Rejected, json_lines
@@ -76,7 +75,7 @@ class FileRows:
         schemas = []
         for place in self._files:
             with self._errors(place):
-                schemas.append(_own_schema(self._format, place))
+                schemas.append(self._format.inferred(place))
         try:
             return pa.unify_schemas(schemas, promote_options="permissive")
         except pa.ArrowException as error:
@@ -86,7 +85,7 @@ class FileRows:
         """Yield rows with all columns in their own types."""
         for place in self._files:
             with self._errors(place):
-                yield from self._format.table(place)
+                yield from self._format.sample(place)
 
     def partitions(self) -> list[Partition]:
         """Return the files, where there are several."""
@@ -161,35 +160,6 @@ class FileRows:
             raise SourceError(
                 f"{self._label}: {place} cannot be read as {self._format_name}: {detail}; is the file complete?"
             ) from error
-
-
-def _own_schema(file_format: FileFormat, place: Place) -> pa.Schema:
-    if isinstance(file_format, JsonFormat):
-        return pa.unify_schemas(
-            [_timed(batch).schema for batch in file_format.table(place)] or [pa.schema([])],
-            promote_options="permissive",
-        )
-    first = next(iter(file_format.table(place)), None)
-    return file_format.schema(place) if first is None else first.schema
-
-
-def _timed(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return a batch in which text that is always an ISO 8601 time has become a time."""
-    columns = []
-    for column in batch.columns:
-        if pa.types.is_string(column.type) and column.null_count < len(column):
-            values = [_is_time(value) for value in column.to_pylist() if value is not None]
-            column = pa.nulls(len(column), pa.timestamp("us", "UTC")) if all(values) else column
-        columns.append(column)
-    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
-
-
-def _is_time(text: str) -> bool:
-    try:
-        datetime.fromisoformat(text)
-    except ValueError:
-        return False
-    return len(text) >= len("2024-01-01")
 
 
 def _present(wanted: Sequence[Wanted], chunk: Chunk) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from featurestore.materialize.text import (
     JsonLine,
     Rejected,
     csv_batches,
+    csv_head,
     csv_header,
     csv_inferred,
     json_column,
@@ -44,11 +46,17 @@ class FileFormat(Protocol):
     def schema(self, place: Place) -> pa.Schema | None:
         """Return the stored columns, of type null where values are parsed; None where each record has its own."""
 
+    def inferred(self, place: Place) -> pa.Schema:
+        """Return the columns with types that hold every value."""
+
     def typed(self, place: Place, wanted: Sequence[Wanted], span: Span, reject: Reject) -> Iterator[Chunk]:
         """Yield typed columns, in the order wanted."""
 
     def table(self, place: Place) -> Iterator[pa.RecordBatch]:
         """Yield all columns in the file's own, or inferred, types."""
+
+    def sample(self, place: Place) -> Iterator[pa.RecordBatch]:
+        """Yield the first rows likewise, without reading the whole file."""
 
 
 class ParquetFormat:
@@ -61,6 +69,8 @@ class ParquetFormat:
         with place.opened() as file:
             return pq.read_schema(file)
 
+    inferred = schema
+
     def typed(self, place: Place, wanted: Sequence[Wanted], span: Span, reject: Reject) -> Iterator[Chunk]:  # noqa: ARG002
         """Yield typed columns of the row groups that may hold rows of the span."""
         columns = list(dict.fromkeys(item.column for item in wanted))
@@ -70,6 +80,8 @@ class ParquetFormat:
     def table(self, place: Place) -> Iterator[pa.RecordBatch]:
         """Yield all columns."""
         yield from self._batches(place, None, Span("", None, None))
+
+    sample = table
 
     def _batches(self, place: Place, columns: list[str] | None, span: Span) -> Iterator[pa.RecordBatch]:
         # Far away, a row group's columns are worth fetching at once; all groups at once would fill the memory.
@@ -88,6 +100,10 @@ class CsvFormat:
         """Return the columns of the header, without types: text is parsed into any, value by value."""
         return pa.schema([(name, pa.null()) for name in csv_header(place)])
 
+    def inferred(self, place: Place) -> pa.Schema:
+        """Return the columns with the types that the whole file needs."""
+        return csv_inferred(place).schema
+
     def typed(self, place: Place, wanted: Sequence[Wanted], span: Span, reject: Reject) -> Iterator[Chunk]:  # noqa: ARG002
         """Yield columns parsed into the declared types."""
         columns = list(dict.fromkeys(item.column for item in wanted))
@@ -98,6 +114,10 @@ class CsvFormat:
         """Yield all columns in inferred types."""
         yield from csv_inferred(place).to_batches(_BATCH_ROWS)
 
+    def sample(self, place: Place) -> Iterator[pa.RecordBatch]:
+        """Yield the first rows, in types that hold them; later ones may need others."""
+        yield csv_head(place)
+
 
 class JsonFormat:
     """JSON lines: one object a line, each with its own fields."""
@@ -106,6 +126,11 @@ class JsonFormat:
 
     def schema(self, place: Place) -> None:
         """Return None: each object has its own fields."""
+
+    def inferred(self, place: Place) -> pa.Schema:
+        """Return all fields of all objects; text that is always a time is one."""
+        schemas = [_timed(batch).schema for batch in self.table(place)]
+        return pa.unify_schemas(schemas or [pa.schema([])], promote_options="permissive")
 
     def typed(self, place: Place, wanted: Sequence[Wanted], span: Span, reject: Reject) -> Iterator[Chunk]:  # noqa: ARG002
         """Yield fields as the declared types; an absent field is null."""
@@ -122,6 +147,8 @@ class JsonFormat:
         """Yield all fields in inferred types."""
         for lines in json_lines(place, _refuse):
             yield from pa.Table.from_pylist(_with_all_fields([line.record for line in lines])).to_batches()
+
+    sample = table
 
 
 def _record(lines: Sequence[JsonLine], row: int) -> dict[str, Any]:
@@ -173,6 +200,25 @@ def _may_hold(file: pq.ParquetFile, group: int, span: Span) -> bool:
     per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[arrow.unit]
     low, high = (int(value) * 10**6 // per_second for value in (statistics.min_raw, statistics.max_raw))
     return (span.end is None or low < span.end) and (span.start is None or high >= span.start)
+
+
+def _timed(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch in which text that is always an ISO 8601 time has become a time."""
+    columns = []
+    for column in batch.columns:
+        if pa.types.is_string(column.type) and column.null_count < len(column):
+            values = [_is_time(value) for value in column.to_pylist() if value is not None]
+            column = pa.nulls(len(column), pa.timestamp("us", "UTC")) if all(values) else column
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, batch.schema.names)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return len(text) >= len("2024-01-01")
 
 
 def _with_all_fields(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -67,20 +67,31 @@ def csv_inferred(place: Place) -> pa.Table:
 
     What is null in a column of text is what `csv_batches` takes for it.
     """
-    options = csv.ConvertOptions(
-        strings_can_be_null=False,
-        null_values=[*MISSING_TEXTS, "NaN", "nan"],
-        timestamp_parsers=[csv.ISO8601],
-        auto_dict_encode=False,
-    )
     lines = csv.ParseOptions(newlines_in_values=True)
-    table = csv.read_csv(place.stream(), parse_options=lines, convert_options=options)
+    table = csv.read_csv(place.stream(), parse_options=lines, convert_options=_inferring())
     texts = [field.name for field in table.schema if pa.types.is_string(field.type)]
     if texts:
         again = csv.read_csv(place.stream(), parse_options=lines, convert_options=_as_text(texts))
         for name in texts:
             table = table.set_column(table.schema.get_field_index(name), name, again[name])
     return table
+
+
+def csv_head(place: Place) -> pa.RecordBatch:
+    """Return the first rows of a CSV file with types that hold them."""
+    lines = csv.ParseOptions(newlines_in_values=True, invalid_row_handler=lambda _: "skip")
+    reading = csv.ReadOptions(use_threads=False)
+    with csv.open_csv(place.stream(), reading, lines, _inferring()) as reader:
+        return next(iter(reader), None) or pa.RecordBatch.from_pylist([], reader.schema)
+
+
+def _inferring() -> csv.ConvertOptions:
+    return csv.ConvertOptions(
+        strings_can_be_null=False,
+        null_values=[*MISSING_TEXTS, "NaN", "nan"],
+        timestamp_parsers=[csv.ISO8601],
+        auto_dict_encode=False,
+    )
 
 
 def _as_text(columns: Sequence[str]) -> csv.ConvertOptions:
