@@ -120,7 +120,7 @@ def _look(reader: SourceReader, view: FeatureView | None, finding: SourceFinding
     finding.rows = max(finding.rows, rows)
     finding.unusable = max(finding.unusable, len(chunk.bad))
     if len(chunk.bad) == rows:
-        raise SourceError(f"none of its first {count(rows, 'row')} can be used: {chunk.bad[0]}")
+        raise SourceError(f"of its first {count(rows, 'row')} none can be used: {chunk.bad[0]}")
 
 
 def _check_times(source: BatchSource, known: set[str]) -> None:

@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Iterator
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,9 @@ WIDENINGS = [
     (pa.large_list(pa.float32()), Vector(2)),
     (pa.list_(pa.float32(), 2), Vector(2, Float64)),
     (pa.list_(pa.float32(), 2), Array(Float32)),
+    (pa.decimal128(9, 0), Int32),
+    (pa.decimal128(18, 0), Int64),
+    (pa.decimal128(38, 9), String),
 ]
 REFUSALS = [
     (pa.float64(), Int64),
@@ -89,6 +93,8 @@ REFUSALS = [
     (pa.uint64(), Int64),
     (pa.float64(), Float32),
     (pa.decimal128(10, 2), Float64),
+    (pa.decimal128(19, 0), Int64),
+    (pa.decimal128(10, 0), Int32),
     (pa.string(), Int64),
     (pa.int64(), String),
     (pa.int64(), Bool),
@@ -139,6 +145,15 @@ def test_values_survive_widening_to_the_bit(tmp_path: Path) -> None:
     values, _ = read(tmp_path, "a.parquet", columns)
     assert [*values["i"], *values["f"], *values["u"], *values["d"]] == [2**31 - 1, 0.10000000149011612, 2**32 - 1, "é"]
     assert math.copysign(1, values["zero"][0]) == -1
+
+
+def test_decimals_keep_their_digits(tmp_path: Path) -> None:
+    fractions = [Decimal("0.000000001"), Decimal("-1.5"), None]
+    wholes = [Decimal(10**18 - 1), None, Decimal(-1)]
+    table = {"d": pa.array(fractions, pa.decimal128(20, 9)), "n": pa.array(wholes, pa.decimal128(18, 0))}
+    pq.write_table(pa.table({"ts": pa.nulls(3, pa.timestamp("us")), **table}), tmp_path / "a.parquet")
+    values, _ = read(tmp_path, "a.parquet", {"d": String, "n": Int64})
+    assert values == {"d": ["0.000000001", "-1.500000000", None], "n": [10**18 - 1, None, -1]}
 
 
 def test_times_are_utc_and_floor_toward_the_past(tmp_path: Path) -> None:
