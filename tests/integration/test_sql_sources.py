@@ -159,11 +159,15 @@ def test_a_range_is_pushed_down_to_an_index(database: Database, kind: str) -> No
 
 
 def test_naive_times_are_utc_whatever_the_servers_zone(database: Database) -> None:
-    database.run("CREATE TABLE t (ts timestamp, z timestamptz); SET TIME ZONE 'Asia/Tokyo'")
-    database.run("INSERT INTO t VALUES ('2024-05-01 12:00', '2024-05-01 12:00')")
+    database.run("CREATE TABLE t (ts timestamp, z timestamptz, r tstzrange); SET TIME ZONE 'Asia/Tokyo'")
+    database.run("INSERT INTO t VALUES ('2024-05-01 12:00', '2024-05-01 12:00', '[2024-05-01 12:00,)')")
+    database.run("INSERT INTO t VALUES (NULL, '9999-12-31 23:59:59.999999Z', NULL)")
     url = f"{database.server.url()}?options=-c%20timezone%3DAsia/Tokyo"
-    found = read(database.reader("t", url=url), {"ts": UnixTimestamp, "z": UnixTimestamp})
-    assert found == [(datetime(2024, 5, 1, 12, tzinfo=UTC), datetime(2024, 5, 1, 3, tzinfo=UTC))]
+    found = read(database.reader("t", url=url), {"ts": UnixTimestamp, "z": UnixTimestamp, "r": String})
+    assert found == [
+        (None, datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), None),
+        (datetime(2024, 5, 1, 12, tzinfo=UTC), datetime(2024, 5, 1, 3, tzinfo=UTC), '["2024-05-01 03:00:00+00",)'),
+    ]
 
 
 def test_partitions_and_views(database: Database) -> None:
@@ -222,9 +226,8 @@ def test_no_connection_and_no_password_in_what_is_said(database: Database) -> No
     for given, message in wrong.items():
         with pytest.raises(FeatureStoreError, match=f"SqlSource 'trips'.*{message}") as caught:
             database.reader("t", url=given).schema()
-        text = str(caught.value)
-        assert PASSWORD not in text
-        assert PASSWORD.replace(" ", "%20").replace(":", "%3A") not in text
+        assert "secret" in PASSWORD
+        assert "secret" not in str(caught.value)
 
 
 def test_a_driver_that_is_not_installed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
