@@ -22,9 +22,13 @@ def origins_of(log: RowLog, writer: str) -> set[bytes]:
 
 
 def _select(log: RowLog, columns: list[str], condition: ds.Expression) -> pa.Table:
-    """Return columns of the rows that fulfil a condition; Parquet's statistics pass over most of the rest."""
+    """Return columns of the rows that fulfil a condition."""
     schema = pa.schema([log.schema.field(name) for name in ("_writer", "_sequence", "_origin")])
     try:
-        return ds.dataset(log.files(), schema=schema, format="parquet").to_table(columns=columns, filter=condition)
+        dataset = ds.dataset(log.files(), schema=schema, format="parquet")
+        # The condition is no filter of the scan: compacted files hold views of text, with whose statistics Arrow
+        # cannot compare.
+        parts = [pa.Table.from_batches([batch]).filter(condition) for batch in dataset.to_batches()]
+        return pa.concat_tables([schema.empty_table(), *parts]).select(columns)
     except (OSError, pa.ArrowException) as error:
         raise OfflineStoreError(f"the log in {log.path} cannot be read: {error}") from error

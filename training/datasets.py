@@ -38,9 +38,10 @@ _LABEL = re.compile(r"([^@]*)(?:@(\d{1,9}))?")
 
 
 class Origin(NamedTuple):
-    """Where a retrieval came from: the registry's revision, how columns are named, and what it reads."""
+    """Where a retrieval came from: the registry's revision, the service asked for, column names, what it reads."""
 
     revision: int
+    service: str
     full_feature_names: bool
     pins: Pins
 
@@ -122,6 +123,7 @@ class Datasets:
             project=self._project,
             revision=origin.revision,
             features=tuple(f"{column.view}:{column.feature}" for column in job.request.columns),
+            service=origin.service,
             full_feature_names=origin.full_feature_names,
             known_at=job.known_at,
             views=tuple(_saved_view(view, origin.pins) for view in views),

@@ -86,6 +86,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         The store's clock when it was saved, microseconds since the epoch.
     features
         ``view:feature``, in the order of the columns.
+    service
+        The feature service that was asked for; empty where features were.
     entities_hash
         SHA-256 of what the entity frame holds: names, types and values, in order (see `content_hash`).
     erased
@@ -101,6 +103,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     project: str
     revision: int
     features: tuple[str, ...]
+    service: str = ""
     full_feature_names: bool
     known_at: str
     views: tuple[SavedView, ...]

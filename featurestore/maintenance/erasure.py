@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.dataset as ds
 
 from featurestore.clock import Clock
 from featurestore.definitions import FeatureView, Project
@@ -27,7 +26,7 @@ from featurestore.maintenance.letters import find_letters
 from featurestore.materialize.lease import leased
 from featurestore.offline.deadletters import DeadLetters
 from featurestore.offline.log import RowLog
-from featurestore.offline.maintenance import Key, KeyFilter, erase_rows, key_rows
+from featurestore.offline.maintenance import Key, erase_rows, read_rows, rows_at, rows_of_key
 from featurestore.online.view import OnlineView
 from featurestore.registry.catalog import Registry
 from featurestore.registry.records import Erasure
@@ -36,6 +35,8 @@ from featurestore.training.datasets import Datasets
 from featurestore.types import convert
 
 _ATTEMPTS = 10
+_SETTLED = 3_600_000_000
+"""No stream takes so long, in microseconds, between writing a file and committing it; jobs are kept out."""
 
 
 class ErasureReport(msgspec.Struct, frozen=True):
@@ -69,7 +70,7 @@ class Eraser:
     clock
         Tells when.
     wall
-        The wall clock that leases go by.
+        The wall clock, that of leases and of files, in microseconds since the epoch.
     hook
         Called with the name of each step once it is done: ``noted``, ``log``, ``letters``, ``online``, ``sets`` and
         ``recorded``. Tests raise in it.
@@ -113,11 +114,10 @@ class Eraser:
         log, names = RowLog(self.root, views[0]), tuple(sorted({view.name for view in views}))
         hashed = key_hash(self.registry.project, key)
         file = IntentFile(self.root, log.fingerprint, hashed)
-        chosen = KeyFilter(key)
         with leased(self.registry, log.fingerprint, ", ".join(names), self.wall):
-            intent = self._note(file, log, key, chosen)
+            intent = self._note(file, log, key)
             self.hook("noted")
-            erase_rows(log.path, chosen.sql, chosen.expression)
+            erase_rows(log.path, rows_of_key(key, intent.through), self.wall() - _SETTLED)
             shutil.rmtree(self.root / "spool" / log.fingerprint, ignore_errors=True)
             self.hook("log")
             unreadable = self._erase_letters(file, log, views[0], key, intent)
@@ -125,7 +125,7 @@ class Eraser:
             online = [online for view in views if view.online and (online := self.online_of(view)) is not None]
             for state in {state.fingerprint: state for state in online}.values():
                 for whole in intent.keys:
-                    self._erase_online(log, state, dict(zip(log.key_names, whole, strict=True)), intent.sequences)
+                    self._erase_online(log, state, dict(zip(log.key_names, whole, strict=True)), intent.through)
             self.hook("online")
             intent.dataset_rows += self.datasets.erase(log.fingerprint, key, self.clock.now())
             file.save(intent)
@@ -140,7 +140,7 @@ class Eraser:
                 dead_letters=sum(map(len, intent.letters.values())),
                 dataset_rows=intent.dataset_rows,
                 online_keys=len(intent.keys) if online else 0,
-                sequences=intent.sequences,
+                sequences={w: s >> RANK_BITS if w == BATCH_WRITER else s for w, s in intent.through.items()},
                 at=self.clock.now(),
             )
             self.registry.record_erasure(erasure)
@@ -148,29 +148,27 @@ class Eraser:
             file.remove()
         return erasure, unreadable
 
-    @staticmethod
-    def _note(file: IntentFile, log: RowLog, key: Key, chosen: KeyFilter) -> Intent:
+    def _note(self, file: IntentFile, log: RowLog, key: Key) -> Intent:
         """Return what there is of a key, with what a run that was cut off found, and write it down."""
         intent = file.load() or Intent(id=uuid.uuid4().hex)
-        positions = key_rows(log.path, chosen.expression, ["_writer", "_sequence", "_origin"])
-        stored = key_rows(log.path, chosen.expression, log.key_names, history=True)
+        chosen = rows_of_key(key)
         keys = dict.fromkeys(map(tuple, intent.keys))
         named = {field.name: value for field, value in key}
         if set(named) == set(log.key_names):
             keys[tuple(named[name] for name in log.key_names)] = None
+        columns = [*log.key_names, "_writer", "_sequence", "_origin"]
+        stored = read_rows(log.path, chosen, columns, self.wall() - _SETTLED)
         if stored is not None:
-            columns = [_values(column) for column in stored.columns]
-            keys.update(dict.fromkeys(whole for whole in zip(*columns, strict=True) if None not in whole))
-        intent.keys = list(keys)
-        if positions is not None:
-            intent.rows = max(intent.rows, positions.num_rows)
-            origins = {origin for origin in positions["_origin"].to_pylist() if origin is not None}
+            found = [_values(stored[name]) for name in log.key_names]
+            keys.update(dict.fromkeys(whole for whole in zip(*found, strict=True) if None not in whole))
+            newest = read_rows(log.path, chosen, ["_writer"])
+            intent.rows = max(intent.rows, 0 if newest is None else newest.num_rows)
+            origins = {origin for origin in stored["_origin"].to_pylist() if origin is not None}
             intent.origins = sorted(origins | set(intent.origins))
-            greatest = positions.group_by("_writer").aggregate([("_sequence", "max")]).to_pylist()
-            for row in greatest:
+            for row in stored.group_by("_writer").aggregate([("_sequence", "max")]).to_pylist():
                 writer, last = row["_writer"], row["_sequence_max"]
-                last = last >> RANK_BITS if writer == BATCH_WRITER else last
-                intent.sequences[writer] = max(last, intent.sequences.get(writer, last))
+                intent.through[writer] = max(last, intent.through.get(writer, last))
+        intent.keys = list(keys)
         file.save(intent)
         return intent
 
@@ -181,22 +179,17 @@ class Eraser:
         for writer, sequences in found.positions.items():
             intent.letters[writer] = sorted({*sequences, *intent.letters.get(writer, [])})
         file.save(intent)
-        parts, chosen = [], ds.scalar(False)
-        for writer, sequences in intent.letters.items():
-            quoted = writer.replace("'", "''")
-            parts.append(f'("writer" = \'{quoted}\' AND "sequence" IN ({", ".join(map(str, sequences))}))')
-            chosen |= (ds.field("writer") == writer) & ds.field("sequence").isin(sequences)
-        if parts:
-            erase_rows(letters.path, " OR ".join(parts), chosen)
+        if intent.letters:
+            erase_rows(letters.path, rows_at(intent.letters), self.wall() - _SETTLED)
         return found.unreadable
 
     @staticmethod
-    def _erase_online(log: RowLog, online: OnlineView, key: Mapping[str, Any], sequences: Mapping[str, int]) -> None:
+    def _erase_online(log: RowLog, online: OnlineView, key: Mapping[str, Any], writers: Iterable[str]) -> None:
         fields = online.view.join_keys
         whole = tuple(key[field.name] for field in fields)
         keys = pa.table({field.name: pa.array([key[field.name]], field.dtype.to_arrow()) for field in fields})
         for _ in range(_ATTEMPTS):
-            through = {writer: log.sequence(writer) for writer in {*sequences, BATCH_WRITER}}
+            through = {writer: log.sequence(writer) for writer in {*writers, BATCH_WRITER}}
             through = {writer: last for writer, last in through.items() if last >= 0}
             cut = online.cut() if online.is_lambda else None
             rows = log.sorted_rows(keys=keys, writers=list(through), horizon=online.horizon, batch_before=cut)

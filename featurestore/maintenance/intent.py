@@ -22,8 +22,8 @@ class Intent(msgspec.Struct, kw_only=True):
         Whole join keys, in the order of the log's key names, that the given ones stand for.
     rows
         Rows in the newest version.
-    sequences
-        By writer of any of them, its greatest sequence; of batch, the job.
+    through
+        By writer of any of its rows, also in older versions, the greatest sequence.
     origins
         Positions of the dead letters that became rows of the key.
     letters
@@ -35,7 +35,7 @@ class Intent(msgspec.Struct, kw_only=True):
     id: str
     keys: list[tuple[Any, ...]] = []
     rows: int = 0
-    sequences: dict[str, int] = {}
+    through: dict[str, int] = {}
     origins: list[bytes] = []
     letters: dict[str, list[int]] = {}
     dataset_rows: int = 0

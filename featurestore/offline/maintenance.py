@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
@@ -125,15 +125,38 @@ Key = Sequence[tuple[Field, Any]]
 """Join keys with their declared types, and values as the store holds them: times are microseconds."""
 
 
-class KeyFilter:
-    """The rows of one key of a table, as SQL and as an Arrow expression."""
+class Chosen(NamedTuple):
+    """Rows of a table: as SQL for its newest version, and for its files as an Arrow expression over some columns."""
 
-    def __init__(self, key: Key) -> None:
-        expression = ds.scalar(True)
-        for field, value in key:
-            expression &= ds.field(field.name) == arrow_scalar(value, field.dtype)
-        self.expression: ds.Expression = expression
-        self.sql = " AND ".join(f"{_identifier(field.name)} = {_literal(value, field)}" for field, value in key)
+    sql: str
+    expression: pc.Expression
+    columns: tuple[str, ...]
+
+
+def rows_of_key(key: Key, through: Mapping[str, int] | None = None) -> Chosen:
+    """Choose the rows of a key; with `through`, writer to sequence, those of these writers up to there."""
+    expression = pc.scalar(True)
+    for field, value in key:
+        expression &= pc.field(field.name) == arrow_scalar(value, field.dtype)
+    sql = " AND ".join(f"{_identifier(field.name)} = {_literal(value, field)}" for field, value in key)
+    names = tuple(field.name for field, _ in key)
+    if through is None:
+        return Chosen(sql, expression, names)
+    bounds = [f"(_writer = {_text(writer)} AND _sequence <= {last})" for writer, last in through.items()]
+    bounded = pc.scalar(False)
+    for writer, last in through.items():
+        bounded |= (pc.field("_writer") == writer) & (pc.field("_sequence") <= last)
+    every = (*names, "_writer", "_sequence")
+    return Chosen(f"{sql} AND ({' OR '.join(bounds) or 'false'})", expression & bounded, every)
+
+
+def rows_at(positions: Mapping[str, Sequence[int]]) -> Chosen:
+    """Choose the dead letters at some positions: writer to sequences."""
+    parts, expression = [], pc.scalar(False)
+    for writer, sequences in positions.items():
+        parts.append(f"(writer = {_text(writer)} AND sequence IN ({', '.join(map(str, sequences))}))")
+        expression |= (pc.field("writer") == writer) & pc.field("sequence").isin(sequences)
+    return Chosen(" OR ".join(parts) or "false", expression, ("writer", "sequence"))
 
 
 def arrow_scalar(value: Any, dtype: ValueType) -> pa.Scalar:
@@ -142,17 +165,37 @@ def arrow_scalar(value: Any, dtype: ValueType) -> pa.Scalar:
     return pa.scalar(value, pa.int64()).cast(arrow) if dtype.kind == "timestamp" else pa.scalar(value, arrow)
 
 
-def key_rows(path: Path, chosen: ds.Expression, columns: list[str], *, history: bool = False) -> pa.Table | None:
-    """Return columns of the chosen rows, of the newest version or of every file that is left; None without a table."""
+def read_rows(path: Path, chosen: Chosen, columns: list[str], settled: int | None = None) -> pa.Table | None:
+    """Return columns of the chosen rows of the newest version, or None without a table.
+
+    With `settled`, as in `erase_rows`, those of all older versions too; a row that is in several files is there often.
+    """
     with table_errors(f"cannot read {path}"):
         table = _open(path)
         if table is None:
             return None
-        files = data_files(path) if history else [_local(path, uri) for uri in table.file_uris()]
-        return ds.dataset(files, schema=_schema(table), format="parquet").to_table(columns=columns, filter=chosen)
+        files = _current(path, table)
+        if settled is not None:
+            files += _older(path, table, settled)
+        schema = _schema(table)
+        parts = [_matching(file, chosen, schema, columns).select(columns) for file in files]
+        empty = pa.schema([schema.field(name) for name in columns]).empty_table()
+        return pa.concat_tables([empty, *parts])
 
 
-def erase_rows(path: Path, sql: str, chosen: ds.Expression) -> int:
+def _matching(file: str, chosen: Chosen, schema: pa.Schema, columns: Sequence[str] = ()) -> pa.Table:
+    """Return the chosen rows of a file: the columns by which they are chosen, and others."""
+    names = list(dict.fromkeys([*chosen.columns, *columns]))
+    with pq.ParquetFile(file) as parquet:
+        return _cast(parquet.read(columns=names), schema).filter(chosen.expression)
+
+
+def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a file's columns with the table's types: Delta writes views of text, which Arrow compares with nothing."""
+    return table.cast(pa.schema([schema.field(name) for name in table.column_names]))
+
+
+def erase_rows(path: Path, chosen: Chosen, settled: int) -> int:
     """Delete the chosen rows from a table for good, and return how many the newest version held.
 
     One commit takes them out of the newest version; the positions that writers reached stay. Then every older file
@@ -161,55 +204,63 @@ def erase_rows(path: Path, sql: str, chosen: ds.Expression) -> int:
 
     Parameters
     ----------
-    sql, chosen
-        The rows, for the newest version and for older files.
+    settled
+        Files that no version names are looked into where they were written before this, in microseconds since the
+        epoch: newer ones a writer may be about to commit.
 
     Raises
     ------
     OfflineStoreError
-        Where the table cannot be read or written, or rows are left.
+        Where the table cannot be read or written.
     """
     with table_errors(f"cannot erase rows from {path}"):
         if _open(path) is None:
             return 0
-        erased = _delete(path, sql)
-        newest = _open(path)
-        assert newest is not None  # noqa: S101  (it was there)
-        schema = _schema(newest)
-        current = sorted(_local(path, uri) for uri in newest.file_uris())
+        erased, table = _delete(path, chosen.sql)
+        schema, current = _schema(table), _current(path, table)
+        if any(_matching(file, chosen, schema).num_rows for file in current):
+            raise OfflineStoreError(f"{path} still holds rows after the commit that deleted them: please report it")
         for leftover in path.glob(f"{_SCRUBBING}*"):
             leftover.unlink()
-        for file in data_files(path):
-            if file not in current:
-                scrub_file(Path(file), chosen, schema)
-        left = ds.dataset(current, schema=schema, format="parquet").count_rows(filter=chosen)
-    if left:
-        raise OfflineStoreError(f"{left} rows of the key came into {path} while it was erased: run the command again")
+        for file in _older(path, table, settled):
+            scrub_file(Path(file), chosen, schema)
     return erased
 
 
-def _delete(path: Path, sql: str) -> int:
+def _delete(path: Path, sql: str) -> tuple[int, DeltaTable]:
+    """Return how many rows were deleted, and the table as of that commit: what came later is not in it."""
     for _ in range(_ATTEMPTS):
         table = DeltaTable(str(path))
         try:
-            return int(table.delete(sql).get("num_deleted_rows") or 0)
+            return int(table.delete(sql).get("num_deleted_rows") or 0), table
         except CommitFailedError:
             continue
     raise _lost(path, "changed")
 
 
-def scrub_file(file: Path, chosen: ds.Expression, schema: pa.Schema) -> int:
+def _current(path: Path, table: DeltaTable) -> list[str]:
+    return sorted(str(path / Path(uri).name) for uri in table.file_uris())
+
+
+def _older(path: Path, table: DeltaTable, settled: int) -> list[str]:
+    """Return the files that only earlier versions need, and those of no version that were written before `settled`."""
+    removed = table.vacuum(retention_hours=0, dry_run=True, enforce_retention_duration=False)
+    replaced = {path / name for name in removed}
+    files = {file for file in path.glob("*.parquet") if not file.name.startswith("_")}
+    files -= {Path(file) for file in _current(path, table)}
+    return sorted(str(file) for file in files if file in replaced or file.stat().st_mtime_ns < settled * 1000)
+
+
+def scrub_file(file: Path, chosen: Chosen, schema: pa.Schema) -> int:
     """Replace a Parquet file by one without the chosen rows, where it has some; return how many it had."""
-    dataset = ds.dataset(file, schema=schema, format="parquet")
-    found = dataset.count_rows(filter=chosen)
+    found = _matching(str(file), chosen, schema).num_rows
     if not found:
         return 0
-    rest = ~chosen | chosen.is_null()
+    rest = ~chosen.expression | chosen.expression.is_null()
     new = file.with_name(f"{_SCRUBBING}{uuid.uuid4().hex}.parquet")
-    compression = _compression(file)
-    with pq.ParquetWriter(new, schema, compression=compression) as writer:
-        for batch in dataset.to_batches(filter=rest, batch_size=_BATCH_ROWS):
-            writer.write_batch(batch)
+    with pq.ParquetFile(file) as old, pq.ParquetWriter(new, schema, compression=_compression(file)) as writer:
+        for batch in old.iter_batches(_BATCH_ROWS):
+            writer.write_table(_cast(pa.Table.from_batches([batch]), schema).filter(rest))
     with new.open("rb") as written:
         os.fsync(written.fileno())
     new.replace(file)
@@ -224,17 +275,8 @@ def _compression(file: Path) -> str:
     return "none" if name == "UNCOMPRESSED" else name
 
 
-def data_files(path: Path) -> list[str]:
-    """Return the Parquet files of a table's folder, of whatever version or none."""
-    return sorted(str(file) for file in path.glob("*.parquet") if not file.name.startswith("_"))
-
-
 def _open(path: Path) -> DeltaTable | None:
     return DeltaTable(str(path)) if DeltaTable.is_deltatable(str(path)) else None
-
-
-def _local(path: Path, uri: str) -> str:
-    return str(path / Path(uri).name)
 
 
 def _schema(table: DeltaTable) -> pa.Schema:
@@ -252,11 +294,15 @@ def _identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
 def _literal(value: Any, field: Field) -> str:
     """Return a join key's value as SQL."""
     kind = field.dtype.kind
     if kind == "string":
-        return "'" + str(value).replace("'", "''") + "'"
+        return _text(value)
     if kind == "bytes":
         return f"X'{bytes(value).hex()}'"
     if kind == "bool":

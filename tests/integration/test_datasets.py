@@ -28,6 +28,7 @@ from featurestore.config import Config
 from featurestore.definitions import (
     Aggregation,
     Entity,
+    FeatureService,
     FeatureView,
     Field,
     FileSource,
@@ -134,6 +135,17 @@ def test_rows_that_come_between_the_request_and_its_evaluation_are_not_seen(stor
     assert store.datasets.load("trips")["x"].to_pylist() == [0.1]
     assert {view.version for view in manifest.views if view.name == "newest"} == {store.log("newest").version() - 1}
     assert store.datasets.reproduce("trips").equal
+
+
+def test_a_service_is_asked_for_again_as_it_was(store: FeatureStore) -> None:
+    service = FeatureService("model", [NEWEST[["s", "x"]], BOTH])
+    store.apply([NEWEST, RECENT, BOTH, service])
+    for asked in ("model", service, FeatureService("model", [BOTH])):
+        store.get_historical_features(frame(1, 2), asked).save("trips")
+    store.apply([NEWEST, RECENT, BOTH, FeatureService("model", [RECENT])])
+
+    assert [manifest.service for manifest in store.datasets.ls()] == ["model", "model", ""]  # the last is not applied
+    assert [store.datasets.reproduce("trips", version).equal for version in (1, 2, 3)] == [True] * 3
 
 
 def test_versions_count_up_and_old_ones_stay(store: FeatureStore) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from featurestore.cli.settings import Settings
 from featurestore.clock import ManualClock, SystemClock, from_micros
 from featurestore.config import Config
 from featurestore.definitions import Aggregation, Entity, FeatureView, Field, FileSource, FileStreamSource, PushSource
-from featurestore.errors import FeatureNotFoundError, RowError
+from featurestore.errors import FeatureNotFoundError, FeatureStoreError, RowError
 from featurestore.maintenance.erasure import Eraser, chosen_views
 from featurestore.semantics.windows import DAY, HOUR, MINUTE
 from featurestore.store import FeatureStore
@@ -120,7 +121,7 @@ def offline(store: FeatureStore, *drivers: int) -> dict[str, list[Any]]:
     return columns
 
 
-NOTHING = {
+NOTHING: dict[str, list[Any]] = {
     "newest__x": [None],
     "recent__sum_x_2h": [None],
     "counted__n": [0],
@@ -194,8 +195,8 @@ def test_later_rows_count_from_scratch_and_old_ones_never_again(store: FeatureSt
     assert store.stream().applied == 0
     assert is_gone(online(store, GONE))
 
-    with (store.config.repo_path / "events.jsonl").open("a") as file:
-        file.write(event(GONE, 30))
+    with (store.config.repo_path / "events.jsonl").open("a") as lines:
+        lines.write(event(GONE, 30))
     assert store.stream().applied == 1
     store.push("pushed", [pushed(GONE, 7.0)])
     store.push("mixed", [pushed(GONE, 8.0)])
@@ -319,6 +320,39 @@ def test_a_late_write_of_old_rows_is_ignored(store: FeatureStore) -> None:
     view.rewrite(batches, {writer: last})
     view.store.put({})
     assert is_gone(online(store, GONE))
+
+
+def test_rows_that_come_in_meanwhile_are_neither_lost_nor_mixed_up(store: FeatureStore) -> None:
+    pushes, done = [0], threading.Event()
+    failed: list[FeatureStoreError] = []
+    started = threading.Event()
+
+    def go_on() -> None:
+        try:
+            while not done.is_set():
+                store.push("mixed", [pushed(1, 1.0), pushed(GONE, 1.0)])
+                pushes[0] += 1
+                started.set()
+        except FeatureStoreError as error:
+            failed.append(error)
+            started.set()
+
+    thread = threading.Thread(target=go_on)
+    thread.start()
+    started.wait()
+    for _ in range(3):
+        store.delete_entity({"driver": GONE}, view="both")
+    done.set()
+    thread.join()
+
+    assert failed == []
+    for found in (online, offline):
+        assert found(store, 1)["both__total"] == [10.5 + pushes[0]]
+    assert online(store, GONE)["both__total"] == offline(store, GONE)["both__total"]
+    assert (offline(store, GONE)["both__total"][0] or 0) < pushes[0]
+    assert store.verify().mismatches == 0
+    store.delete_entity({"driver": GONE}, view="both")
+    assert is_gone({**NOTHING, "both__total": online(store, GONE)["both__total"]})
 
 
 @pytest.mark.parametrize(

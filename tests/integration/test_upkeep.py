@@ -22,6 +22,7 @@ from featurestore.errors import OfflineStoreError
 from featurestore.offline.maintenance import missing_files
 from featurestore.semantics.windows import DAY, MINUTE
 from featurestore.store import FeatureStore
+from featurestore.streaming.origins import origins_of
 from featurestore.types import Float64, Int64
 
 NOW = 300 * DAY
@@ -78,6 +79,27 @@ def test_compaction_changes_files_and_nothing_else(store: FeatureStore) -> None:
     assert values(store) != before
     assert store.verify().mismatches == 0
     assert store.stream().applied == 0
+
+
+def test_rows_are_found_by_origin_in_rewritten_files(store: FeatureStore, tmp_path: Path) -> None:
+    """Delta rewrites files of several writers into such whose text columns are of another Arrow type."""
+    source = PushSource("mixed", batch_source=BATCH)
+    both = FeatureView("both", [DRIVER], X, source, aggregations=[Aggregation(None, "count", None, name="n")])
+    times = pa.array([NOW - DAY], pa.timestamp("us"))
+    pq.write_table(pa.table({"driver": [1], "ts": times, "x": [1.0]}), tmp_path / "b.parquet")
+    store.apply([both])
+    store.materialize(0, NOW)
+    rows = [{"driver": 1, "ts": from_micros(NOW + MINUTE), "x": 1.0}]
+    for key in ("a", "b", None):
+        store.push("mixed", rows, idempotency_key=key)
+    store.push("mixed", [{**rows[0], "driver": 5}])
+    store.compact()
+    store.delete_entity({"driver": 5}, view="both")
+
+    assert origins_of(store.log("both"), "push/mixed/0") == {b"a", b"b"}
+    assert store.push("mixed", rows, idempotency_key="a").repeated
+    assert not store.push("mixed", rows, idempotency_key="c").repeated
+    assert store.log("both").sequence("push/mixed/0") == 4
 
 
 def test_a_log_that_is_laid_out_is_left_alone(store: FeatureStore) -> None:
