@@ -40,6 +40,7 @@ _DECIMAL128_DIGITS = 38
 _DECIMALS = {"NUMERIC": (38, 9), "BIGNUMERIC": (76, 38)}
 _DAY = 86_400_000_000
 _PAGE_ROWS = 20_000
+_BATCH_ROWS = 65_536
 _QUEUED = _STREAMS = 4
 """How many of the Storage API's batches wait in memory, and streams that fill them."""
 
@@ -92,7 +93,8 @@ class BigQueryTable(TableReader):
             job = self._client.query(f"SELECT {listed} FROM {relation}{where}", job_config=config, retry=self._retry)
             rows = job.result(page_size=_PAGE_ROWS, retry=self._retry)
             arrow = rows.to_arrow_iterable(self._storage, max_queue_size=_QUEUED, max_stream_count=_STREAMS)
-            yield from (batch for batch in arrow if batch.num_rows)
+            for batch in arrow:
+                yield from (batch.slice(start, _BATCH_ROWS) for start in range(0, batch.num_rows, _BATCH_ROWS))
 
     def partitions(self) -> list[Partition]:
         """Return the partitions of a partitioned table, by the ids that BigQuery gives them."""

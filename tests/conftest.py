@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tests.servers.bigquery import bigquery
 from tests.servers.hive import hive
 from tests.servers.postgres import postgres
 from tests.servers.s3 import s3
 
-__all__ = ["hive", "postgres", "s3"]
+__all__ = ["bigquery", "hive", "postgres", "s3"]
