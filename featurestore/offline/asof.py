@@ -18,12 +18,13 @@ from featurestore.offline.columns import PresentValues
 from featurestore.offline.exact import Statuses
 from featurestore.offline.kernels import Bools, Ints, expand, range_extremes, search
 from featurestore.offline.plan import ORDERED, KnownAt
-from featurestore.offline.rows import Labels, Rows, TimeIndex
+from featurestore.offline.rows import Labels, Rows, order_of
 from featurestore.offline.windows import Feature, aggregate
 from featurestore.semantics.rows import Status
 from featurestore.semantics.windows import Window
 from featurestore.types import ValueType
 
+_FOREVER = np.iinfo(np.int64).max
 Visible = Callable[[Ints, Ints], Bools]
 """``visible(rows, labels)``: whether each row may be seen by the label beside it."""
 
@@ -35,11 +36,11 @@ class AmbiguousOrderError(Exception):
 
 
 class _Task(NamedTuple):
-    """Rows, labels, and for each label how many rows come before its key."""
+    """Rows, labels, and the range of rows that each label's key has."""
 
     rows: Rows
     labels: Labels
-    first: Ints
+    bounds: tuple[Ints, Ints]
 
 
 def evaluate(
@@ -69,7 +70,7 @@ def evaluate(
         in_time: Visible | None = lambda row, label: rows.arrival[row] <= labels.t[label]  # noqa: E731
     else:
         in_time = _both(rows, labels, visible) if known_at == "arrival" else visible
-    task = _Task(rows, labels, rows.index.first(labels))
+    task = _Task(rows, labels, rows.bounds(labels))
     if view.is_window:
         chosen = [aggregation for aggregation in view.aggregations if aggregation.name in set(features)]
         return _windows(view, chosen, task, in_time, plain=visible is None)
@@ -88,11 +89,10 @@ def _newest(
     view: FeatureView, features: list[str], task: _Task, in_time: Visible | None, *, plain: bool
 ) -> dict[str, Feature]:
     """Return the values of the newest visible row, within the ttl."""
-    rows, labels, first = task
+    rows, labels = task.rows, task.labels
     if in_time is None:
-        newest = rows.index.before(labels, labels.t, right=True) - 1
-        newest = np.where(newest >= first, newest, -1)
-        if not rows.positioned and rows.index.follows_equal(newest).any():
+        newest = _last(task, rows.before(task.bounds, labels.t, right=True))
+        if not rows.positioned and len(rows.ties) and np.isin(newest, rows.ties).any():
             raise AmbiguousOrderError
     elif plain:
         newest = _newest_known(task)
@@ -103,7 +103,7 @@ def _newest(
     statuses[~found] = Status.NOT_FOUND
     ttl = view.ttl_micros
     if ttl is not None and len(rows):
-        happened = rows.times_at(np.where(found, newest, 0))
+        happened = rows.event_timestamp[np.where(found, newest, 0)]
         statuses[found & (happened < labels.t - ttl)] = Status.OUTSIDE_MAX_AGE
         statuses[found & (happened < labels.t - 2 * ttl)] = Status.NOT_FOUND
     absent = statuses != Status.PRESENT
@@ -117,22 +117,30 @@ def _newest(
     return result
 
 
+def _last(task: _Task, end: Ints) -> Ints:
+    """Return the place before each end, or -1 where the label's key has no row there."""
+    return np.where(end > task.bounds[0], end - 1, -1)
+
+
 def _newest_known(task: _Task) -> Ints:
     """Return the greatest row with ``max(event_timestamp, arrival) <= t``: a running maximum over that time."""
-    rows, labels, first = task
+    rows = task.rows
     if not len(rows):
-        return np.full(len(labels.t), -1, dtype=np.int64)
-    known = TimeIndex(rows.index.key.copy(), np.maximum(rows.event_timestamp, rows.arrival))
-    best = np.maximum.accumulate(known.order)
-    place = known.before(labels, labels.t, right=True) - 1
-    return np.where(place >= first, best[np.maximum(place, 0)], -1)
+        return np.full(len(task.labels.t), -1, dtype=np.int64)
+    known = np.maximum(rows.event_timestamp, rows.arrival)
+    packed, bits, by_time = order_of(rows.key - rows.key[0], known)
+    order = packed & ((1 << bits) - 1)
+    order = order if by_time is None else by_time[order]
+    best = np.maximum.accumulate(order)
+    place = _last(task, search(known[order], *task.bounds, task.labels.t, right=True))
+    return np.where(place >= 0, best[np.maximum(place, 0)], -1)
 
 
 def _newest_visible(view: FeatureView, task: _Task, visible: Visible) -> Ints:
-    rows, labels, start = task
-    end = rows.index.before(labels, labels.t, right=True)
-    if view.ttl_micros is not None:
-        start = rows.index.before(labels, labels.t - 2 * view.ttl_micros)
+    rows, labels = task.rows, task.labels
+    end = rows.before(task.bounds, labels.t, right=True)
+    ttl = view.ttl_micros
+    start = task.bounds[0] if ttl is None else rows.before(task.bounds, labels.t - 2 * ttl)
     newest = np.full(len(labels.t), -1, dtype=np.int64)
     for chosen in _portions(start, end):
         indices, offsets = _visible_rows(start, end, chosen, visible)
@@ -144,39 +152,69 @@ def _newest_visible(view: FeatureView, task: _Task, visible: Visible) -> Ints:
 def _windows(
     view: FeatureView, aggregations: list[Aggregation], task: _Task, in_time: Visible | None, *, plain: bool
 ) -> dict[str, Feature]:
-    rows, labels = task.rows, task.labels
-    if not rows.positioned and len(rows.ties) and any(a.function in ORDERED for a in aggregations):
+    rows = task.rows
+    if not rows.positioned and any(a.function in ORDERED for a in aggregations) and len(rows.ties):
         raise AmbiguousOrderError
     types = {field.name: field.dtype for field in (*view.schema, *view.join_keys)}
-    present: dict[str, PresentValues] = {}
-    result = {}
-    for window in dict.fromkeys(aggregation.window for aggregation in aggregations):
-        start, full_end = _range(window, task)
-        end, hard = full_end, np.zeros(len(labels.t), dtype=bool)
-        if in_time is not None:
-            end, hard = _known_range(rows, labels, start, end) if plain else (end, np.ones_like(hard))
-            end = np.where(hard, start, end)
-        mine = [aggregation for aggregation in aggregations if aggregation.window == window]
-        for aggregation in mine:
-            name = aggregation.column
-            if name is not None and name not in present:
-                present[name] = PresentValues(rows.column(name), types[name])
-            result[aggregation.name] = aggregate(aggregation, present.get(name or ""), start, end)
-        if in_time is not None and hard.any():
-            seen = _seen_by(start, full_end, np.flatnonzero(hard), in_time)
-            _patch_windows(mine, result, rows, types, seen)
+    spans = _spans(aggregations, task, in_time, plain=plain)
+    names = dict.fromkeys(a.column for a in aggregations if a.column is not None)
+    present = {name: PresentValues(rows.column(name), types[name]) for name in names}
+    # The longest windows first: they bound how wide the digits of sums may be.
+    ordered = sorted(aggregations, key=lambda a: a.window.length or _FOREVER, reverse=True)
+    result = {
+        a.name: aggregate(a, present.get(a.column or ""), spans[a.window].start, spans[a.window].end) for a in ordered
+    }
+    if in_time is not None:
+        for window, span in spans.items():
+            if span.hard.any():
+                mine = [aggregation for aggregation in aggregations if aggregation.window == window]
+                seen = _seen_by(span.start, span.full_end, np.flatnonzero(span.hard), in_time)
+                _patch_windows(mine, result, rows, types, seen)
     return {aggregation.name: result[aggregation.name] for aggregation in aggregations}
 
 
-def _range(window: Window, task: _Task) -> tuple[Ints, Ints]:
-    """Return the range of rows whose event time lies in the window at each label."""
-    rows, labels, first = task
+class _Span(NamedTuple):
+    """A window's rows for each label: a half-open range; `hard` labels see only some rows up to `full_end`."""
+
+    start: Ints
+    end: Ints
+    full_end: Ints
+    hard: Bools
+
+
+def _spans(
+    aggregations: list[Aggregation], task: _Task, in_time: Visible | None, *, plain: bool
+) -> dict[Window, _Span]:
+    """Return the rows that each window holds at each label."""
+    rows, labels = task.rows, task.labels
+    windows = list(dict.fromkeys(aggregation.window for aggregation in aggregations))
+    places: dict[tuple[str, int, int], Ints] = {}  # bounds that windows share are searched for once
+    for window in windows:
+        for key, times in _bounds(window, labels).items():
+            if key not in places:
+                places[key] = rows.before(task.bounds, times)
+    spans = {}
+    for window in windows:
+        end = full_end = places["end", window.hop if window.offset else 0, window.offset]
+        unbounded = window.length is None
+        start = task.bounds[0] if unbounded else places["start", window.hop, window.offset + (window.length or 0)]
+        hard = np.zeros(len(end), dtype=bool)
+        if in_time is not None:
+            end, hard = _known_range(rows, labels, start, end) if plain else (end, np.ones_like(hard))
+            end = np.where(hard, start, end)
+        spans[window] = _Span(start, end, full_end, hard)
+    return spans
+
+
+def _bounds(window: Window, labels: Labels) -> dict[tuple[str, int, int], Ints]:
+    """Return the times between which a window lies at each label, by what they depend on."""
     hop, offset = window.hop, window.offset
     upto = labels.t if offset == 0 else (labels.t - offset) // hop * hop
-    end = rows.index.before(labels, upto)
-    if window.length is None:
-        return first, end
-    return rows.index.before(labels, (labels.t - offset - window.length) // hop * hop), end
+    bounds = {("end", hop if offset else 0, offset): upto}
+    if window.length is not None:
+        reach = offset + window.length
+        bounds["start", hop, reach] = (labels.t - reach) // hop * hop
+    return bounds
 
 
 def _known_range(rows: Rows, labels: Labels, start: Ints, end: Ints) -> tuple[Ints, Bools]:
@@ -188,7 +226,7 @@ def _known_range(rows: Rows, labels: Labels, start: Ints, end: Ints) -> tuple[In
     late = some & (latest > labels.t)
     if not late.any():
         return end, late
-    key = rows.index.key
+    key = rows.key
     falls = np.zeros(len(rows), dtype=np.int64)
     falls[1:] = (rows.arrival[1:] < rows.arrival[:-1]) & (key[1:] == key[:-1])
     count = np.concatenate(([0], np.cumsum(falls)))

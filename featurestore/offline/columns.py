@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.offline.exact import DigitSums
 from featurestore.offline.kernels import Ints, prefix
 from featurestore.semantics.accumulators import BUCKET_MASK
 from featurestore.types import ValueType
@@ -27,19 +28,30 @@ class PresentValues:
     array
         The present values as an Arrow array of the column's type.
     before
-        For each row index, how many present values lie before it: maps ranges of rows to ranges of present values.
+        For each row index, how many present values lie before it: maps ranges of rows to ranges of present values. None
+        where no value is missing.
     """
 
     def __init__(self, column: pa.ChunkedArray | pa.Array, dtype: ValueType) -> None:
         self.dtype = dtype
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-        present = ~_numpy(array.is_null()).astype(bool)
-        if dtype.is_float:
-            present &= np.isfinite(_numpy(array.cast(pa.float64()).fill_null(0.0)))
-        self.before: Ints = prefix(present.astype(np.int64))
-        self.array: pa.Array = array if present.all() else array.filter(pa.array(present))
-        if dtype.is_float:
-            self.array = pc.add(self.array, pa.scalar(0.0, array.type))
+        present = _present(array, dtype)
+        self.before: Ints | None = None
+        if present is not None:
+            self.before = prefix(present.astype(np.int64))
+            array = array.filter(pa.array(present))
+        self.array: pa.Array = pc.add(array, pa.scalar(0.0, array.type)) if dtype.is_float else array
+        self._sums: DigitSums | None = None
+
+    def span(self, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+        """Return ranges of rows as ranges of present values."""
+        return (starts, ends) if self.before is None else (self.before[starts], self.before[ends])
+
+    def sums(self, longest: int) -> DigitSums:
+        """Return the running sums of the numbers' digits, for ranges of up to so many values."""
+        if self._sums is None or self._sums.longest < longest:
+            self._sums = DigitSums(self.numbers, longest)
+        return self._sums
 
     @cached_property
     def numbers(self) -> npt.NDArray[np.int64] | npt.NDArray[np.float64]:
@@ -69,6 +81,14 @@ class PresentValues:
         bucket = np.where(np.abs(values) < _SMALLEST_NORMAL, 0.0, bits.view(np.float64))
         buckets, codes = np.unique(bucket, return_inverse=True)
         return codes.astype(np.int64).reshape(-1), buckets
+
+
+def _present(array: pa.Array, dtype: ValueType) -> npt.NDArray[np.bool_] | None:
+    """Return which values are not missing, or None where none is."""
+    if dtype.is_float:
+        finite: npt.NDArray[np.bool_] = np.isfinite(_numpy(array.cast(pa.float64())))  # a null is NaN there
+        return None if finite.all() else finite
+    return _numpy(array.is_valid()) if array.null_count else None
 
 
 def _numpy(array: pa.Array) -> npt.NDArray[Any]:

@@ -14,15 +14,16 @@ from featurestore.offline.duckdb.scan import log_files, read_rows, row_limit
 from featurestore.offline.kernels import Bools, Ints
 from featurestore.offline.keys import KeyColumns, KeyNumbers, number_keys
 from featurestore.offline.plan import KnownAt, Scan, ViewTask
-from featurestore.offline.rows import POSITION, Labels, Rows
+from featurestore.offline.rows import POSITION, Labels, Rows, pieces
+from featurestore.offline.threads import in_threads
 from featurestore.offline.windows import Feature
 
 Features = dict[tuple[str, str], Feature]
 """Values and statuses by (task, feature)."""
 KeysOf = Callable[[ViewTask], Mapping[str, pa.ChunkedArray | pa.Array]]
 """By join key, the column of a task's keys, typed as declared."""
-VisibleOf = Callable[[Rows], Visible]
-"""Given the rows that may matter, says which of them each label may see besides."""
+VisibleOf = Callable[[Rows, Ints], Visible]
+"""Given rows, and which labels ask about them, says which of the rows each of these labels may see besides."""
 
 ROW_MEMORY = 640 << 20
 """About how many bytes of rows are held at a time."""
@@ -97,8 +98,7 @@ class _Execution:
     def run(self, memory: int) -> Features:
         """Evaluate every view."""
         files = log_files(self._scan) if len(self._times) else []
-        count = -(-row_limit(files) * self._row_bytes() // memory)
-        portions = list(self._portions(1 if self._visible_of else count))  # what is visible is told for all labels
+        portions = list(self._portions(-(-row_limit(files) * self._row_bytes() // memory)))
         found: Features = {}
         for portion in portions:
             whole = len(portions) == 1
@@ -115,26 +115,49 @@ class _Execution:
     ) -> list[tuple[ViewTask, dict[str, Feature]]]:
         """Return each task's features for the labels of a portion."""
         try:
-            rows = read_rows(self._scan, files, self._keys, portion.wanted, positions=self._positions)
-            labels = {keys: self._labels(keys, places) for keys, places in chosen.items()}
-            visible = None if self._visible_of is None else self._visible_of(rows)
-            return [
-                (
-                    task,
-                    evaluate(
-                        task.view,
-                        list(task.features),
-                        rows,
-                        labels[task.keys],
-                        known_at=self._known_at,
-                        visible=visible,
-                    ),
-                )
-                for task in self._scan.tasks
-            ]
+            return self._evaluated_once(files, portion, chosen)
         except AmbiguousOrderError:  # rare: rows of one key and one time; read again what orders them
             self._positions = True
-            return self._evaluated(files, portion, chosen)
+            return self._evaluated_once(files, portion, chosen)
+
+    def _evaluated_once(
+        self, files: Sequence[str], portion: _Portion, chosen: Mapping[tuple[str, ...], Ints | None]
+    ) -> list[tuple[ViewTask, dict[str, Feature]]]:
+        found = read_rows(self._scan, files, self._keys, portion.wanted, positions=self._positions)
+        answers = []
+        for number, keys in enumerate(chosen, start=1):
+            mine = [task for task in self._scan.tasks if task.keys == keys]
+            key = found.key if number == len(chosen) else found.key.copy()  # the last may use it up
+            labels = self._labels(keys, chosen[keys])
+            answers += self._in_pieces(mine, pieces(key, found.time, found.table, labels), labels)
+        return answers
+
+    def _in_pieces(
+        self, tasks: Sequence[ViewTask], parts: Iterator[tuple[Rows, Ints]], labels: Labels
+    ) -> list[tuple[ViewTask, dict[str, Feature]]]:
+        """Evaluate tasks on every piece, several at the same time, and put the answers in the labels' order."""
+
+        def work(part: tuple[Rows, Ints]) -> list[dict[str, Feature]]:
+            rows, places = part
+            some = labels.take(places)
+            visible = None if self._visible_of is None else self._visible_of(rows, places)
+            return [
+                evaluate(task.view, list(task.features), rows, some, known_at=self._known_at, visible=visible)
+                for task in tasks
+            ]
+
+        found = in_threads(work, parts)
+        back = np.empty_like(labels.by_key)
+        back[labels.by_key] = np.arange(len(back))
+        wanted = [(place, name) for place, task in enumerate(tasks) for name in task.features]
+
+        def put(item: tuple[int, str]) -> Feature:
+            place, name = item
+            columns = [answers[place][name] for answers in found]
+            return joined(columns, back)
+
+        features = dict(zip(wanted, in_threads(put, wanted), strict=True))
+        return [(task, {name: features[place, name] for name in task.features}) for place, task in enumerate(tasks)]
 
     def _labels(self, keys: tuple[str, ...], places: Ints | None) -> Labels:
         numbers = self._numbers[keys]
@@ -173,6 +196,12 @@ def _chosen(column: pa.ChunkedArray | pa.Array, places: Ints | None) -> pa.Chunk
 
 def _inside(numbers: Ints, portion: _Portion) -> Ints:
     return np.flatnonzero((numbers >= portion.start) & (numbers < portion.end))
+
+
+def joined(parts: Sequence[Feature], order: Ints) -> Feature:
+    """Return the parts of a feature one after the other, then in an order."""
+    values = pa.concat_arrays([part.values for part in parts]).take(pa.array(order))
+    return Feature(values, np.concatenate([part.statuses for part in parts])[order])
 
 
 def scatter(known: Feature | None, part: Feature, places: Ints, total: int) -> Feature:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from featurestore.offline.kernels import Bools, Floats, Ints, range_sums
+from featurestore.offline.kernels import Bools, Floats, Ints, prefix, range_sums
 from featurestore.semantics import rounding
 from featurestore.semantics.accumulators import MOMENT_BITS, MOMENT_LIMIT, SUM_BITS, SUM_LIMIT
 from featurestore.semantics.rows import Status
@@ -37,30 +37,57 @@ class Digits(NamedTuple):
         return [(shift, sums[chosen]) for shift, sums in self.parts]
 
 
+class DigitSums:
+    """Running sums of the digits of a column's numbers, from which the exact sum of any range follows.
+
+    Parameters
+    ----------
+    values
+        The numbers: int64 or float64, finite.
+    longest
+        The most values that a range holds. Digits are as wide as their sums over such a range fit into 64 bits.
+    """
+
+    def __init__(self, values: Floats | Ints, longest: int) -> None:
+        self.longest = longest
+        self._large: Ints | None = None
+        width = 62 - longest.bit_length()
+        if values.dtype == np.int64:
+            self._scale = 0
+            digits = _integer_digits(values.astype(np.int64), width)
+        else:
+            self._scale = SUM_BITS
+            digits = _float_digits(*self._addends(values), width)
+        # Modulo 2**64, which no range's own sum exceeds.
+        self._parts = [(shift, np.cumsum(digit, out=digit)) for shift, digit in digits]
+
+    def _addends(self, values: Floats | Ints) -> tuple[Floats, float]:
+        """Return a copy without the values that are too large to add, which are counted, and its greatest magnitude."""
+        rest = values.astype(np.float64)
+        most = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
+        if most >= SUM_LIMIT:
+            large = np.abs(rest) >= SUM_LIMIT
+            self._large = prefix(large.astype(np.int64))
+            rest[large] = 0.0
+            most = float(np.abs(rest).max(initial=0.0))
+        return rest, most
+
+    def of(self, starts: Ints, ends: Ints) -> tuple[Digits, Ints]:
+        """Return the exact sums of ranges and how many of each range's values were too large to add."""
+        parts = [(shift, sums[ends] - sums[starts]) for shift, sums in self._parts]
+        large = self._large
+        too_large = np.zeros(len(starts), dtype=np.int64) if large is None else large[ends] - large[starts]
+        return Digits(parts, self._scale), too_large
+
+
+def longest_range(starts: Ints, ends: Ints) -> int:
+    """Return the number of values of the longest range."""
+    return int((ends - starts).max(initial=0))
+
+
 def sum_digits(values: Floats | Ints, starts: Ints, ends: Ints) -> tuple[Digits, Ints]:
     """Return the exact sums of the ranges and how many of each range's values were too large to add."""
-    width = 62 - int((ends - starts).max(initial=0)).bit_length()
-    if values.dtype == np.int64:
-        parts = [
-            (shift, _sums(digit, starts, ends)) for shift, digit in _integer_digits(values.astype(np.int64), width)
-        ]
-        return Digits(parts, 0), np.zeros(len(starts), dtype=np.int64)
-    too_large = np.zeros(len(starts), dtype=np.int64)
-    most = float(max(values.max(initial=0.0), -values.min(initial=0.0)))
-    rest = values.astype(np.float64)
-    if most >= SUM_LIMIT:
-        large = np.abs(rest) >= SUM_LIMIT
-        too_large = range_sums(large.astype(np.int64), starts, ends)
-        rest[large] = 0.0
-        most = float(np.abs(rest).max(initial=0.0))
-    parts = [(shift, _sums(digit, starts, ends)) for shift, digit in _float_digits(rest, most, width)]
-    return Digits(parts, SUM_BITS), too_large
-
-
-def _sums(prefix: Ints, starts: Ints, ends: Ints) -> Ints:
-    """Return range sums of values that stand behind a leading zero; they are overwritten by their running sums."""
-    np.cumsum(prefix, out=prefix)  # modulo 2**64, which no range's own sum exceeds
-    return prefix[ends] - prefix[starts]
+    return DigitSums(values, longest_range(starts, ends)).of(starts, ends)
 
 
 def _integer_digits(rest: Ints, width: int) -> Iterator[tuple[int, Ints]]:

@@ -195,7 +195,7 @@ class Journal:
         Returns
         -------
         list of str
-            Absolute paths, sorted; none where there is no table.
+            Absolute paths, by the earliest time in each; none where there is no table.
 
         Raises
         ------
@@ -213,7 +213,9 @@ class Journal:
         if end is not None:
             earliest = _micros(actions, f"min.{column}")
             actions = actions.filter(pc.fill_null(pc.less(earliest, end + _MILLISECOND), True))
-        return sorted(str(self.path / path) for path in actions["path"].to_pylist())
+        earliest = _micros(actions, f"min.{column}").to_pylist()
+        paths = sorted(zip([time or 0 for time in earliest], actions["path"].to_pylist(), strict=True))
+        return [str(self.path / path) for _, path in paths]
 
     def count(self) -> int:
         """Return the number of rows in the newest version."""

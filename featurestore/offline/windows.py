@@ -12,10 +12,10 @@ from featurestore.offline.columns import PresentValues
 from featurestore.offline.exact import (
     Statuses,
     integers,
+    longest_range,
     means_once,
     moment_digits,
     overflow,
-    sum_digits,
     sums_once,
     variances_once,
 )
@@ -43,7 +43,7 @@ def aggregate(aggregation: Aggregation, column: PresentValues | None, starts: In
     """
     if column is None:
         return _count(ends - starts)
-    starts, ends = column.before[starts], column.before[ends]
+    starts, ends = column.span(starts, ends)
     function = aggregation.function
     if function == "count":
         return _count(ends - starts)
@@ -77,7 +77,7 @@ def _finish(values: np.ndarray, statuses: Statuses, dtype: pa.DataType) -> Featu
 
 def _sum(column: PresentValues, starts: Ints, ends: Ints, *, mean: bool) -> Feature:
     count = ends - starts
-    digits, too_large = sum_digits(column.numbers, starts, ends)
+    digits, too_large = column.sums(longest_range(starts, ends)).of(starts, ends)
     statuses = overflow(count, too_large)
     present = statuses == Status.PRESENT
     if mean:

@@ -230,19 +230,19 @@ def recompute(
     return result
 
 
-def visible_by(rows: Rows, receipts: Sequence[Receipt]) -> Visible:
-    """Return which rows each receipt makes visible: of each writer, those up to the sequence it names."""
+def visible_by(rows: Rows, labels: Ints, receipts: Sequence[Receipt]) -> Visible:
+    """Return which rows the labels' receipts make visible: of each writer, those up to the sequence named."""
     writers = rows.column("_writer").dictionary_encode()
     names = writers.dictionary.to_pylist()
     codes: Ints = writers.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    sequences: Ints = rows.column("_sequence").to_numpy().astype(np.int64)
+    sequences: Ints = rows.column("_sequence").to_numpy(zero_copy_only=False).astype(np.int64)
     for code, name in enumerate(names):
         if name == BATCH_WRITER:  # a receipt names the job
             sequences = np.where(codes == code, sequences >> RANK_BITS, sequences)
     last = np.array([[receipt.sequences.get(name, NEVER) for name in names] for receipt in receipts], dtype=np.int64)
 
     def visible(row: Ints, label: Ints) -> Bools:
-        seen: Bools = sequences[row] <= last.reshape(len(receipts), -1)[label, codes[row]]
+        seen: Bools = sequences[row] <= last.reshape(len(receipts), -1)[labels[label], codes[row]]
         return seen
 
     return visible

@@ -283,7 +283,9 @@ def test_present_values(dtype: ValueType, values: list[Any], chunks: int) -> Non
     column = PresentValues(pa.chunked_array([array[:chunks], array[chunks:]]) if chunks else array, dtype)
     kept = [value for value in values if is_present(value)]
     assert column.array.type == dtype.to_arrow()
-    assert column.before.tolist() == [sum(map(is_present, values[:index])) for index in range(len(values) + 1)]
+    whole = np.arange(len(values) + 1)
+    before = [sum(map(is_present, values[:index])) for index in range(len(values) + 1)]
+    assert column.span(whole, whole)[0].tolist() == before
     ordered = sorted({value.encode() if isinstance(value, str) else value for value in kept})
     assert column.ranks.tolist() == [ordered.index(v.encode() if isinstance(v, str) else v) for v in kept]
     if dtype.kind in {"string", "bytes"}:
@@ -302,4 +304,5 @@ def test_present_values(dtype: ValueType, values: list[Any], chunks: int) -> Non
 def test_columns_without_present_values(dtype: ValueType, values: list[Any]) -> None:
     column = PresentValues(column_of(dtype, values), dtype)
     assert len(column.array) == len(column.ranks) == 0
-    assert column.before.tolist() == [0] * (len(values) + 1)
+    whole = np.arange(len(values) + 1)
+    assert column.span(whole, whole)[0].tolist() == [0] * (len(values) + 1)

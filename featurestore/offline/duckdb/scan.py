@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from featurestore.offline.buffers import column_buffer
 from featurestore.offline.duckdb.session import engine_errors, identifier, literal_path, session
 from featurestore.offline.kernels import Bools, Ints
 from featurestore.offline.keys import KeyNumbers, integers_of
 from featurestore.offline.plan import Scan
-from featurestore.offline.rows import POSITION, Rows
+from featurestore.offline.rows import POSITION, Table
 
 SOURCE = "read_parquet($files, hive_partitioning = false)"
 
@@ -31,7 +33,15 @@ def row_limit(files: Sequence[str]) -> int:
         return sum(pq.read_metadata(file).num_rows for file in files)
 
 
-def read_rows(scan: Scan, files: Sequence[str], keys: KeyNumbers, wanted: Bools | None, *, positions: bool) -> Rows:
+class Found(NamedTuple):
+    """Rows as they were read: the number of each one's key, its event time in microseconds, and its columns."""
+
+    key: Ints
+    time: Ints
+    table: Table
+
+
+def read_rows(scan: Scan, files: Sequence[str], keys: KeyNumbers, wanted: Bools | None, *, positions: bool) -> Found:
     """Read the rows of a scan whose keys are wanted.
 
     Parameters
@@ -49,7 +59,7 @@ def read_rows(scan: Scan, files: Sequence[str], keys: KeyNumbers, wanted: Bools 
     schema = pa.schema([scan.log.schema.field(name) for name in columns])
     limit = row_limit(files)
     key, time = np.empty(limit, dtype=np.int64), np.empty(limit, dtype=np.int64)
-    kept: list[pa.RecordBatch] = []
+    kept = {field.name: column_buffer(field.type, limit) for field in schema}
     count = 0
     for batch, numbers in _numbered(scan, files, keys, wanted, positions=positions):
         if wanted is not None and keys.base is not None:
@@ -59,10 +69,10 @@ def read_rows(scan: Scan, files: Sequence[str], keys: KeyNumbers, wanted: Bools 
         end = count + batch.num_rows
         key[count:end] = numbers
         time[count:end] = batch.column("event_timestamp").view(pa.int64()).to_numpy()
-        kept.append(batch.select(columns))
+        for name, buffer in kept.items():
+            buffer.add(batch.column(name))
         count = end
-    table = pa.Table.from_batches(kept) if kept else schema.empty_table()
-    return Rows(key[:count], time[:count], table, schema)
+    return Found(key[:count], time[:count], Table({name: buffer.array() for name, buffer in kept.items()}, schema))
 
 
 def _mask(numbers: Ints, wanted: Bools) -> Bools:
