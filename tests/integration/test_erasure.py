@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from featurestore.config import Config
 from featurestore.definitions import Aggregation, Entity, FeatureView, Field, FileSource, FileStreamSource, PushSource
 from featurestore.errors import FeatureNotFoundError, FeatureStoreError, RowError
 from featurestore.maintenance.erasure import Eraser, chosen_views
+from featurestore.materialize.job import materialize
 from featurestore.semantics.windows import DAY, HOUR, MINUTE
 from featurestore.store import FeatureStore
 from featurestore.types import Float64, Int64, String
@@ -214,6 +216,25 @@ def test_the_next_job_loads_what_the_source_holds(store: FeatureStore, tmp_path:
     source(tmp_path, 1, 2, GONE)
     store.materialize(0, NOW)
     assert online(store, GONE)["loaded__x"] == offline(store, GONE)["loaded__x"] == [10.0]
+    assert store.verify().mismatches == 0
+
+
+@pytest.mark.parametrize("step", ["chunk:1", "ranked", "logged", "recorded"])
+def test_a_job_that_was_cut_off_does_not_bring_the_key_back(store: FeatureStore, tmp_path: Path, step: str) -> None:
+    def die(done: str) -> None:
+        if done == step:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        materialize(replace(store._jobs(), hook=die), [LOADED], 0, NOW)
+    store.delete_entity({"driver": GONE}, entity="driver")
+    assert traces(tmp_path / "data") == []
+    source(tmp_path, 1, 2)
+    store.materialize(0, NOW)
+
+    assert traces(tmp_path / "data") == []
+    assert is_gone(online(store, GONE))
+    assert online(store, 1, 2)["loaded__x"] == [10.0, 10.0]
     assert store.verify().mismatches == 0
 
 
