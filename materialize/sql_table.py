@@ -6,29 +6,40 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, NoSuchTableError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError, SQLAlchemyError
 
 from featurestore.clock import from_micros, to_micros
 from featurestore.definitions.warehouse import SqlSource
-from featurestore.errors import MissingExtraError, SourceError, suggest
+from featurestore.errors import SourceError, suggest
+from featurestore.materialize.sql_engine import open_engine
 from featurestore.materialize.sql_types import SqlColumn, postgres_columns, reflected_column, to_array
-from featurestore.materialize.tables import Partition, Span, TableReader, check_settings
+from featurestore.materialize.tables import Partition, Span, TableReader
 
 _BATCH_ROWS = 10_000
-_CONNECT_SECONDS = 10
 _FIRST, _LAST = to_micros(datetime.min), to_micros(datetime.max)  # noqa: DTZ901  (naive is UTC)
 _COLON = re.compile(r"(?<![:\w\\]):(?=\w)")
+_LOCKED = """
+SELECT DISTINCT format('%I.%I', n.nspname, c.relname)
+FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation' AND c.relkind IN ('r', 'p')
+AND n.nspname <> 'pg_catalog' AND has_table_privilege(c.oid, 'SELECT') ORDER BY 1
+"""
+# Databases in which a transaction sees one state from its first statement on.
+_ONE_STATE = {"postgresql", "mysql", "mariadb"}
 _NO_RIGHT = "42501"
 _NO_TABLE = {"42P01", "3F000"}
 
 
 class SqlTable(TableReader):
     """Reads a table or a query of an SQL database.
+
+    From the first call until it is closed a reader sees one state of PostgreSQL, and of MySQL with InnoDB; statements
+    that would change a table's columns, or truncate it, wait until then. Of other databases each call sees one state,
+    as far as the database grants that to a statement.
 
     Parameters
     ----------
@@ -48,9 +59,9 @@ class SqlTable(TableReader):
     def __init__(self, source: SqlSource, settings: Mapping[str, Any]) -> None:
         self._source = source
         self._label = f"SqlSource {source.name!r}"
-        check_settings(self._label, source.connection, settings, ("url", "connect_args"))
-        self._engine = _engine(self._label, source.connection, settings)
+        self._engine = open_engine(self._label, source.connection, settings)
         self._dialect = self._engine.dialect.name
+        self._held: sa.Connection | None = None
         # SQLite's times are text in whatever form they were written, which does not compare like times.
         self.prunes = self._dialect != "sqlite"
 
@@ -60,7 +71,7 @@ class SqlTable(TableReader):
             return pa.schema([(column.name, column.arrow) for column in self._columns(connection)])
 
     def batches(self, columns: Sequence[str] | None, span: Span) -> Iterator[pa.RecordBatch]:
-        """Yield the rows of one transaction."""
+        """Yield the rows, through a cursor of the server where the driver has such."""
         with self._connected() as connection:
             known = {column.name: column for column in self._columns(connection)}
             for name in columns or ():
@@ -85,18 +96,24 @@ class SqlTable(TableReader):
             "SELECT c.oid::regclass::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid "
             "WHERE i.inhparent = CAST(:parent AS regclass)"
         )
-        quoted = self._engine.dialect.identifier_preparer.format_table(self._table())
         with self._connected() as connection:
-            names = connection.execute(children, {"parent": quoted}).scalars()
+            names = connection.execute(children, {"parent": self._postgres_name}).scalars()
             return [Partition(name) for name in sorted(names)]
 
     def close(self) -> None:
-        """Let go of the engine; connections are held only while something is read."""
-        self._engine.dispose()
+        """Close the connection."""
+        held, self._held = self._held, None
+        if held is not None:
+            held.close()
 
     @property
     def _place(self) -> str:
         return f"the table {self._source.table!r}" if self._source.table else "the query"
+
+    @property
+    def _postgres_name(self) -> str:
+        parts = self._source.table.rpartition(".")
+        return ".".join('"' + part.replace('"', '""') + '"' for part in parts[::2] if part)
 
     def _table(self, columns: Sequence[sa.ColumnClause[Any]] = ()) -> sa.TableClause:
         schema, _, name = self._source.table.rpartition(".")
@@ -165,27 +182,58 @@ class SqlTable(TableReader):
 
     @contextmanager
     def _connected(self) -> Iterator[sa.Connection]:
-        """Open a transaction that sees one state of the database, where the database has such."""
+        """Give the reader's connection; what goes wrong becomes our error, and the next call begins anew."""
+        connection = self._held
+        keep = False
         try:
-            connection = self._engine.connect()
+            if connection is None:
+                connection = self._open()
+                self._begin(connection)
+            yield connection
+            keep = self._dialect in _ONE_STATE
+        except GeneratorExit:  # whoever reads has seen enough
+            keep = self._dialect in _ONE_STATE
+            raise
+        except (NoSuchTableError, DBAPIError) as error:
+            raise self._error(error) from error
+        except (SQLAlchemyError, TypeError, ValueError) as error:  # a driver's value that SQLAlchemy cannot take
+            raise SourceError(f"{self._label}: {self._place} cannot be read: {self._detail(error)}") from error
+        finally:
+            keep = keep and connection is not None and not connection.closed
+            self._held = connection if keep else None
+            if connection is not None and not keep:
+                connection.close()
+
+    def _open(self) -> sa.Connection:
+        try:
+            return self._engine.connect()
         except (SQLAlchemyError, OSError) as error:
             url = self._engine.url.render_as_string(hide_password=True)
             raise SourceError(
                 f"{self._label}: cannot connect to {url}: {self._detail(error)}; check connections."
                 f"{self._source.connection} in feature_store.yaml, and that the database runs"
             ) from None
-        try:
-            with connection:
-                if self._dialect == "postgresql":
-                    connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-                    connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
-                elif self._dialect in {"mysql", "mariadb"}:
-                    connection.exec_driver_sql("SET time_zone = '+00:00'")
-                yield connection
-        except (NoSuchTableError, DBAPIError) as error:
-            raise self._error(error) from error
-        except (SQLAlchemyError, TypeError, ValueError) as error:  # a driver's value that SQLAlchemy cannot take
-            raise SourceError(f"{self._label}: {self._place} cannot be read: {self._detail(error)}") from error
+
+    def _begin(self, connection: sa.Connection) -> None:
+        """Begin the transaction that the reader sees the database through."""
+        if self._dialect in {"mysql", "mariadb"}:
+            connection.exec_driver_sql("SET time_zone = '+00:00'")
+        if self._dialect != "postgresql":
+            return
+        connection.execution_options(postgresql_readonly=True)
+        tables = self._read_tables(connection)
+        connection.rollback()
+        connection.execution_options(isolation_level="REPEATABLE READ")
+        connection.exec_driver_sql("SET LOCAL TIME ZONE 'UTC'")
+        if tables:
+            # Before the first snapshot: one from before another's TRUNCATE finds the table empty.
+            connection.execute(sa.text(_escaped(f"LOCK TABLE {', '.join(tables)} IN ACCESS SHARE MODE")))
+
+    def _read_tables(self, connection: sa.Connection) -> list[str]:
+        """Return the tables that PostgreSQL reads for the source, quoted: those that planning it locks."""
+        origin = self._postgres_name if self._source.table else f"({_trimmed(self._source.query)}) AS source"
+        connection.execute(sa.text(_escaped(f"EXPLAIN SELECT * FROM {origin}")))  # noqa: S608  (quoted, or the user's)
+        return list(connection.execute(sa.text(_LOCKED)).scalars())
 
     def _error(self, error: NoSuchTableError | DBAPIError) -> SourceError:
         state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
@@ -211,39 +259,6 @@ class SqlTable(TableReader):
         text = " ".join(str(getattr(error, "orig", None) or error).split())
         password = self._engine.url.password
         return text.replace(str(password), "***") if password else text
-
-
-def _engine(label: str, connection: str, settings: Mapping[str, Any]) -> sa.Engine:
-    where = f"connections.{connection} in feature_store.yaml"
-    try:
-        url = sa.make_url(settings["url"])
-    except KeyError:
-        raise SourceError(f"{label}: {where} has no url; write, for example, url: postgresql://user@host/db") from None
-    except (ArgumentError, ValueError):
-        raise SourceError(
-            f"{label}: the url of {where} is not one of SQLAlchemy; write, for example, postgresql://user@host/db"
-        ) from None
-    arguments = dict(settings.get("connect_args", {}))
-    if url.drivername in {"postgres", "postgresql"}:
-        url = url.set(drivername="postgresql+psycopg")
-    if url.drivername == "postgresql+psycopg" and "connect_timeout" not in url.query:
-        arguments.setdefault("connect_timeout", _CONNECT_SECONDS)
-    if url.get_backend_name() == "sqlite" and url.database and not url.database.startswith((":memory:", "file:")):
-        path = Path(url.database)
-        if not path.exists():
-            raise SourceError(f"{label}: there is no SQLite file {path.absolute()}; check the url of {where}")
-    try:
-        return sa.create_engine(url, poolclass=sa.pool.NullPool, connect_args=arguments)
-    except NoSuchModuleError:
-        raise SourceError(
-            f"{label}: SQLAlchemy does not know {url.drivername!r}; install its dialect, or correct the url of {where}"
-        ) from None
-    except ModuleNotFoundError as error:
-        if url.drivername == "postgresql+psycopg":
-            raise MissingExtraError.for_package("psycopg", "postgres") from error
-        raise SourceError(
-            f"{label}: {url.drivername!r} needs the package {error.name!r}: pip install {error.name}"
-        ) from error
 
 
 def _within(

@@ -19,6 +19,7 @@ from uuid import uuid4
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import write_deltalake
+from psycopg.errors import LockNotAvailable
 from pyarrow import fs
 
 from featurestore.definitions import FileSource, SqlSource
@@ -216,13 +217,20 @@ class Postgres(SourceTables):
         place = f'"{self.schema}"."{name}"'
         self.run([f"DROP TABLE IF EXISTS {place}", f"CREATE TABLE {place} ({columns})"], place, table)
 
+    def try_write(self, name: str, table: pa.Table) -> bool:
+        try:
+            self.write(name, table)
+        except LockNotAvailable:
+            return False
+        return True
+
     def rewrite(self, name: str, table: pa.Table) -> None:
         place = f'"{self.schema}"."{name}"'
         self.run([f"DELETE FROM {place}"], place, table)
 
     def run(self, statements: list[str], place: str, table: pa.Table) -> None:
         with self.server.connect() as connection, connection.transaction(), connection.cursor() as cursor:
-            for statement in statements:
+            for statement in ("SET lock_timeout = '100ms'", *statements):
                 cursor.execute(statement)
             with cursor.copy(f"COPY {place} FROM STDIN") as copy:
                 for row in rows_of(table):

@@ -6,7 +6,8 @@ import json
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -37,6 +38,7 @@ class Database:
         self.server = server
         self.schema = f"s{uuid4().hex}"
         self.connection = connection
+        self.readers = ExitStack()
         self.run(f"CREATE SCHEMA {self.schema}; SET search_path TO {self.schema}")
 
     def run(self, statements: str) -> None:
@@ -46,7 +48,7 @@ class Database:
         options = {"timestamp_field": "ts", **options}
         place = f"{self.schema}.{table}" if table else ""
         source = SqlSource("trips", connection="pg", table=place, query=query, **options)
-        return SourceReader(source, Path(), {"url": url or self.server.url()})
+        return self.readers.enter_context(SourceReader(source, Path(), {"url": url or self.server.url()}))
 
 
 @pytest.fixture
@@ -54,15 +56,17 @@ def database(postgres: PostgresServer) -> Iterator[Database]:
     with postgres.connect() as connection:
         found = Database(postgres, connection)
         yield found
+        found.readers.close()
         found.run(f"DROP SCHEMA {found.schema} CASCADE")
 
 
 def read(
     reader: SourceReader, columns: dict[str, ValueType], start: int | None = None, end: int | None = None
 ) -> list[Any]:
-    """Return the rows, sorted as text."""
+    """Return the rows, sorted as text, and close the reader."""
     wanted = [Wanted(name, name, dtype) for name, dtype in columns.items()]
-    chunks = list(reader.typed(wanted, fail, start, end))
+    with reader:
+        chunks = list(reader.typed(wanted, fail, start, end))
     rows = [row for chunk in chunks for row in zip(*(column.to_pylist() for column in chunk.columns), strict=True)]
     return sorted(rows, key=str)
 
@@ -244,6 +248,33 @@ def test_settings_that_are_not_there_or_not_known() -> None:
         SourceReader(source, Path())
     with pytest.raises(SourceError, match="unknown setting 'urll'; did you mean 'url'"):
         SourceReader(source, Path(), {"urll": "x"})
+
+
+def test_a_reader_sees_one_state_until_it_is_closed(database: Database) -> None:
+    database.run("CREATE TABLE t (id bigint, ts timestamp); INSERT INTO t VALUES (1, '2024-05-01'), (2, '2024-05-02')")
+    middle = to_micros(datetime(2024, 5, 2, tzinfo=UTC))
+    with database.reader("t") as reader:
+        first = [
+            chunk.columns[0].to_pylist() for chunk in reader.typed([Wanted("id", "id", Int64)], fail, None, middle)
+        ]
+        database.run("UPDATE t SET ts = '2024-04-01' WHERE id = 2")
+        rest = [chunk.columns[0].to_pylist() for chunk in reader.typed([Wanted("id", "id", Int64)], fail, middle, None)]
+    assert (first, rest) == ([[1]], [[2]])
+
+
+@pytest.mark.parametrize("query", ["", "SELECT * FROM v WHERE ':x' <> '%s'"])
+def test_a_table_that_is_being_refilled_is_not_found_empty(database: Database, query: str) -> None:
+    database.run("CREATE TABLE t (id bigint, ts timestamp); INSERT INTO t VALUES (1, now()); CREATE VIEW v AS TABLE t")
+    query = query.replace("FROM v", f"FROM {database.schema}.v")
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
+    with database.server.connect() as writer, ThreadPoolExecutor(1) as pool:
+        with writer.transaction():
+            writer.execute(f"TRUNCATE {database.schema}.t".encode())
+            found = pool.submit(read, database.reader("" if query else "t", query=query), {"id": Int64})
+            while database.connection.execute(waiting, [f"{database.schema}.t"]).fetchall() == [(0,)]:
+                assert not found.done()
+            writer.execute(f"INSERT INTO {database.schema}.t VALUES (2, now()), (3, now())".encode())
+        assert found.result() == [(2,), (3,)]
 
 
 def test_a_connection_that_breaks_half_way_is_an_error(database: Database) -> None:
