@@ -506,11 +506,12 @@ class FeatureStore:
         dry_run
             Only say what would go.
         """
-        from featurestore.maintenance.upkeep import RETENTION, vacuum_tables
+        from featurestore.maintenance.upkeep import RETENTION, vacuum_all
 
         root = self.config.resolve(self.config.offline_path)
         kept = RETENTION if retention is None else retention
-        return vacuum_tables(root, self.registry, self.datasets, kept, dry_run=dry_run)
+        wall = SystemClock().now()
+        return vacuum_all(root, self.registry, self.datasets, wall, retention=kept, dry_run=dry_run)
 
     def delete_entity(
         self, key: Mapping[str, Any], *, view: str | None = None, entity: str | None = None

@@ -34,6 +34,7 @@ from featurestore.training.manifest import (
 from featurestore.training.reproduce import Reproducer, Reproduction
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_NEW = ".new-"
 _LABEL = re.compile(r"([^@]*)(?:@(\d{1,9}))?")
 
 
@@ -93,7 +94,7 @@ class Datasets:
             Where the name is not one, or the folder cannot be written.
         """
         parent = self.root / check_name(name)
-        new = parent / f".new-{uuid.uuid4().hex}"
+        new = parent / f"{_NEW}{uuid.uuid4().hex}"
         try:
             new.mkdir(parents=True)
             manifest = self._write(new, name, job, origin)
@@ -197,6 +198,15 @@ class Datasets:
                 except (OSError, pa.ArrowException) as error:
                     raise DatasetError(f"a key cannot be erased from the set {manifest.label}: {error}") from error
         return rows
+
+    def unfinished(self, before: int) -> list[Path]:
+        """Return the folders of saves that were cut off: nothing in them was written since, in microseconds."""
+        found = self.root.glob(f"*/{_NEW}*")
+        return sorted(
+            folder
+            for folder in found
+            if all(path.stat().st_mtime_ns < before * 1000 for path in (folder, *folder.iterdir()))
+        )
 
     def pinned(self) -> dict[str, set[int]]:
         """Return the versions of logs, by row fingerprint, that saved sets need to be reproduced."""

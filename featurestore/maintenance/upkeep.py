@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import msgspec
 
+from featurestore.clock import delta_micros
 from featurestore.errors import OfflineStoreError
 from featurestore.offline.log import RowLog
 from featurestore.offline.maintenance import compact, job_versions, vacuum
@@ -16,6 +18,7 @@ from featurestore.training.datasets import Datasets
 
 RETENTION = timedelta(days=7)
 _HOUR = timedelta(hours=1)
+_DAY = timedelta(days=1)
 
 
 class CompactReport(msgspec.Struct, frozen=True):
@@ -45,15 +48,19 @@ def compact_logs(logs: Sequence[tuple[RowLog, tuple[str, ...]]]) -> list[Compact
     return reports
 
 
-def vacuum_tables(
-    root: Path, registry: Registry, datasets: Datasets, retention: timedelta = RETENTION, *, dry_run: bool = False
+def vacuum_all(
+    root: Path, registry: Registry, datasets: Datasets, wall: int, *, retention: timedelta, dry_run: bool
 ) -> list[VacuumReport]:
     """Remove the files that no version within the retention, no saved set and no open job needs.
+
+    Also what saves that were cut off left, once it is as old, and at least a day.
 
     Parameters
     ----------
     root
         The offline store's folder.
+    wall
+        The time by the clock that files go by, in microseconds since the epoch.
     retention
         Versions that were current within it stay whole; rounded up to hours.
     """
@@ -71,6 +78,13 @@ def vacuum_tables(
         removed = vacuum(table, hours, keep, dry_run=dry_run)
         kept = tuple(sorted(version for version in keep if version >= 0))
         reports.append(VacuumReport(f"{kind}/{table.name}", removed.files, removed.bytes, kept))
+    left = datasets.unfinished(wall - delta_micros(max(retention, _DAY)))
+    files = [file for folder in left for file in folder.iterdir()]
+    if files:
+        reports.append(VacuumReport("datasets", len(files), sum(file.stat().st_size for file in files), ()))
+    for folder in left:
+        if not dry_run:
+            shutil.rmtree(folder)
     return reports
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -174,6 +175,23 @@ def test_vacuum_keeps_what_an_unfinished_job_needs(store: FeatureStore, tmp_path
     store.vacuum(NOW_ONLY)
     assert missing_files(files) == files
     assert store.verify().mismatches == 0
+
+
+def test_vacuum_removes_what_a_save_that_was_cut_off_left(store: FeatureStore) -> None:
+    store.get_historical_features(frame(), FEATURES).save("kept")
+    old, new = (store.datasets.root / "kept" / f".new-{name}" for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir()
+        (folder / "data.parquet").write_bytes(b"half of it")
+    for path in (old, old / "data.parquet"):
+        os.utime(path, (0, 0))
+
+    [report] = [report for report in store.vacuum(dry_run=True) if report.table == "datasets"]
+    assert (report.files, report.bytes) == (1, 10)
+    assert old.exists()
+    store.vacuum(NOW_ONLY)
+    assert (old.exists(), new.exists()) == (False, True)
+    assert store.datasets.reproduce("kept").equal
 
 
 def test_the_command_line(store: FeatureStore) -> None:
