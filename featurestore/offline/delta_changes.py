@@ -29,8 +29,8 @@ def changed_spans(
     Returns
     -------
     list of tuple of int, or None
-        Microseconds, both inclusive, with the millisecond's doubt of Delta's statistics; None where it cannot be
-        told: another table, a version that was cleaned up, a file without statistics or with a null time.
+        Microseconds, both inclusive; None where it cannot be told: another table, a version that was cleaned up, a
+        file without statistics or with a null time.
     """
     (table, _, first), (same_table, _, last) = since.rpartition(" "), now.rpartition(" ")
     if table != same_table or not first.isdecimal():
@@ -47,7 +47,7 @@ def changed_spans(
         low, high = (before | after)[file]
         if low is None or high is None:
             return None
-        changed.append((low - _MILLISECOND, high + _MILLISECOND))
+        changed.append((low, high + _MILLISECOND))  # Delta cuts statistics off to milliseconds, downwards
     return sorted(changed)
 
 
