@@ -74,6 +74,8 @@ def _flatten_item(path: str, item: Any, found: dict[str, str], *, nested: bool) 
         found[label] = describe_aggregation(item)
     elif isinstance(item, Projection):
         found[label] = ", ".join(item.features)
+        if item.join_key_map:
+            found[f"{label}.join_key_map"] = ", ".join(f"{key}={column}" for key, column in item.join_key_map.items())
     else:
         found[label] = _kind(item)
         if nested:
@@ -97,7 +99,9 @@ def describe_aggregation(aggregation: Aggregation) -> str:
 
 
 def _label(item: Any) -> str:
-    return str(item.view if isinstance(item, Projection) else item.name)
+    if not isinstance(item, Projection):
+        return str(item.name)
+    return item.view if item.label == item.view else f"{item.view} as {item.name}"
 
 
 def _kind(item: Any) -> str:

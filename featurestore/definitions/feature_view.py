@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from featurestore.clock import delta_micros
 from featurestore.definitions.aggregation import Aggregation
@@ -16,6 +16,7 @@ from featurestore.definitions.code import UserCode
 from featurestore.definitions.entity import Entity, Field
 from featurestore.definitions.naming import (
     check_case,
+    check_column,
     check_list,
     check_name,
     check_tags,
@@ -200,12 +201,63 @@ class FeatureView(msgspec.Struct, frozen=True, tag="feature_view"):
             raise DefinitionError(f"{self.name}[{names!r}]: give a list: {self.name}[[{names!r}]]")
         return project(self, tuple(names))
 
+    def with_name(self, name: str) -> Projection:
+        """Return all features under another name, so that one view can be used twice in a request."""
+        return self._whole().with_name(name)
+
+    def with_join_key_map(self, join_key_map: dict[str, str]) -> Projection:
+        """Return all features with some join keys taken from columns of other names.
+
+        Examples
+        --------
+        >>> origin = weather.with_name("origin_weather").with_join_key_map(
+        ...     {"airport": "origin"}
+        ... )  # doctest: +SKIP
+        """
+        keys = [key.name for key in self.join_keys]
+        for key in join_key_map:
+            if key not in keys:
+                raise DefinitionError(
+                    f"with_join_key_map: view {self.name!r} has no join key {key!r}{suggest(key, keys)}"
+                )
+        return self._whole().with_join_key_map(join_key_map)
+
+    def _whole(self) -> Projection:
+        return project(self, tuple(field.name for field in self.features))
+
 
 class Projection(msgspec.Struct, frozen=True, tag="projection"):
-    """Some features of a view, in an order."""
+    """Some features of a view, in an order, under the view's name or another.
+
+    Attributes
+    ----------
+    view
+        The view's name.
+    name
+        What the view is called in this use of it; by default its own name.
+    join_key_map
+        Join key of the view to the name of the column, or of the entity row's field, that holds it in this use.
+    """
 
     view: str
     features: tuple[str, ...]
+    name: str = ""
+    join_key_map: dict[str, str] = {}
+
+    @property
+    def label(self) -> str:
+        """The name in this use."""
+        return self.name or self.view
+
+    def with_name(self, name: str) -> Projection:
+        """Return the projection under another name, so that one view can be used twice in a request."""
+        return replace(self, name=check_name("FeatureView", name))
+
+    def with_join_key_map(self, join_key_map: dict[str, str]) -> Projection:
+        """Return the projection with some join keys taken from columns of other names."""
+        for column in join_key_map.values():
+            check_column(f"with_join_key_map of view {self.view!r}", column)
+        return replace(self, join_key_map=dict(join_key_map))
 
 
 def project(view: Any, names: tuple[str, ...]) -> Projection:

@@ -53,6 +53,10 @@ class OnDemandFeatureView(msgspec.Struct, frozen=True, tag="on_demand_feature_vi
             if isinstance(source, FeatureView):
                 source = project(source, tuple(field.name for field in source.features))
             if isinstance(source, Projection):
+                if source.name or source.join_key_map:
+                    raise DefinitionError(
+                        f"{label}: it reads view {source.view!r} under its own name and join keys only"
+                    )
                 inputs.extend(source.features)
             elif isinstance(source, RequestSource):
                 inputs.extend(field.name for field in source.schema)

@@ -21,7 +21,8 @@ class FeatureService(msgspec.Struct, frozen=True, tag="feature_service"):
     Parameters
     ----------
     features
-        Views, or projections of them: ``[weather, aircraft[["seats", "engines"]]]``; one may stand alone.
+        Views, or projections of them: ``[weather, aircraft[["seats", "engines"]]]``; one may stand alone. A view may be
+        there twice under two names: ``[weather.with_name("there").with_join_key_map({"airport": "dest"}), weather]``.
     """
 
     name: str
@@ -46,7 +47,7 @@ class FeatureService(msgspec.Struct, frozen=True, tag="feature_service"):
                 raise DefinitionError(f"{label}: features are views and projections of them: view[['a', 'b']]")
         if not projections:
             raise DefinitionError(f"{label}: name at least one view")
-        check_unique(label, "view", [projection.view for projection in projections])
+        check_unique(label, "view", [projection.label for projection in projections])
         force_setattr(self, "features", tuple(projections))
         check_tags(label, self.tags)
         check_text(label, description=self.description, owner=self.owner)

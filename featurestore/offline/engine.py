@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.offline.asof import AmbiguousOrderError, Visible, evaluate
-from featurestore.offline.duckdb.scan import log_files, read_rows, row_limit
 from featurestore.offline.kernels import Bools, Ints
 from featurestore.offline.keys import KeyColumns, KeyNumbers, number_keys
 from featurestore.offline.plan import KnownAt, Scan, ViewTask
-from featurestore.offline.rows import POSITION, Labels, Rows, pieces
+from featurestore.offline.rows import POSITION, Labels, Rows, Table, pieces
 from featurestore.offline.threads import in_threads
 from featurestore.offline.windows import Feature
 
@@ -24,6 +23,35 @@ KeysOf = Callable[[ViewTask], Mapping[str, pa.ChunkedArray | pa.Array]]
 """By join key, the column of a task's keys, typed as declared."""
 VisibleOf = Callable[[Rows, Ints], Visible]
 """Given rows, and which labels ask about them, says which of the rows each of these labels may see besides."""
+
+
+class Found(NamedTuple):
+    """Rows as they were read: the number of each one's key, its event time in microseconds, and its columns."""
+
+    key: Ints
+    time: Ints
+    table: Table
+
+
+class RowSource(Protocol):
+    """Reads a scan's rows, wherever the log's files are read."""
+
+    def limit(self, scan: Scan) -> int:
+        """Return how many rows there may be, at most."""
+
+    def read(self, scan: Scan, keys: KeyNumbers, wanted: Bools | None, *, positions: bool) -> Found:
+        """Read the rows whose keys are wanted.
+
+        Parameters
+        ----------
+        keys
+            Numbers the keys.
+        wanted
+            By number, whether rows of the key are needed; None for a view without join keys, whose number is 0.
+        positions
+            Whether the columns `POSITION` are needed too.
+        """
+
 
 ROW_MEMORY = 640 << 20
 """About how many bytes of rows are held at a time."""
@@ -38,6 +66,7 @@ def answer(
     keys_of: KeysOf,
     times: Ints,
     *,
+    source: RowSource,
     known_at: KnownAt = "event",
     visible_of: VisibleOf | None = None,
     memory: int = ROW_MEMORY,
@@ -50,6 +79,8 @@ def answer(
         The plan.
     times
         The labels' times in microseconds.
+    source
+        Reads the rows.
     memory
         About how many bytes of rows to hold at a time; beyond it keys are worked off in portions, each of which reads
         the scan's files again.
@@ -57,7 +88,7 @@ def answer(
     found: Features = {}
     for scan in scans:
         at = times if scan.labels is None else times[scan.labels]
-        part = _Execution(scan, keys_of, at, known_at, visible_of).run(memory)
+        part = _Execution(scan, keys_of, at, source, known_at=known_at, visible_of=visible_of).run(memory)
         for name, feature in part.items():
             chosen = scan.labels
             found[name] = feature if chosen is None else scatter(found.get(name), feature, chosen, len(times))
@@ -76,9 +107,17 @@ class _Execution:
     """One scan at work."""
 
     def __init__(
-        self, scan: Scan, keys_of: KeysOf, times: Ints, known_at: KnownAt, visible_of: VisibleOf | None
+        self,
+        scan: Scan,
+        keys_of: KeysOf,
+        times: Ints,
+        source: RowSource,
+        *,
+        known_at: KnownAt,
+        visible_of: VisibleOf | None,
     ) -> None:
         self._scan = scan
+        self._source = source
         self._times = times
         self._known_at: KnownAt = known_at
         self._visible_of = visible_of
@@ -97,13 +136,12 @@ class _Execution:
 
     def run(self, memory: int) -> Features:
         """Evaluate every view."""
-        files = log_files(self._scan) if len(self._times) else []
-        portions = list(self._portions(-(-row_limit(files) * self._row_bytes() // memory)))
+        portions = list(self._portions(-(-self._source.limit(self._scan) * self._row_bytes() // memory)))
         found: Features = {}
         for portion in portions:
             whole = len(portions) == 1
             chosen = {keys: None if whole else _inside(numbers, portion) for keys, numbers in self._numbers.items()}
-            for task, features in self._evaluated(files, portion, chosen):
+            for task, features in self._evaluated(portion, chosen):
                 for name, feature in features.items():
                     places, known = chosen[task.keys], found.get((task.name, name))
                     total = len(self._times)
@@ -111,19 +149,19 @@ class _Execution:
         return found
 
     def _evaluated(
-        self, files: Sequence[str], portion: _Portion, chosen: Mapping[tuple[str, ...], Ints | None]
+        self, portion: _Portion, chosen: Mapping[tuple[str, ...], Ints | None]
     ) -> list[tuple[ViewTask, dict[str, Feature]]]:
         """Return each task's features for the labels of a portion."""
         try:
-            return self._evaluated_once(files, portion, chosen)
+            return self._evaluated_once(portion, chosen)
         except AmbiguousOrderError:  # rare: rows of one key and one time; read again what orders them
             self._positions = True
-            return self._evaluated_once(files, portion, chosen)
+            return self._evaluated_once(portion, chosen)
 
     def _evaluated_once(
-        self, files: Sequence[str], portion: _Portion, chosen: Mapping[tuple[str, ...], Ints | None]
+        self, portion: _Portion, chosen: Mapping[tuple[str, ...], Ints | None]
     ) -> list[tuple[ViewTask, dict[str, Feature]]]:
-        found = read_rows(self._scan, files, self._keys, portion.wanted, positions=self._positions)
+        found = self._source.read(self._scan, self._keys, portion.wanted, positions=self._positions)
         answers = []
         for number, keys in enumerate(chosen, start=1):
             mine = [task for task in self._scan.tasks if task.keys == keys]

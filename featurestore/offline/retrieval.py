@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from featurestore.definitions import FeatureView
-from featurestore.definitions.resolve import Request
+from featurestore.definitions import FeatureView, Field
+from featurestore.definitions.resolve import Read, Request
 from featurestore.errors import EntityFrameError, FeatureStoreError, MissingExtraError
+from featurestore.offline.dialects import scan_sql
 from featurestore.offline.duckdb.query import run_sql
-from featurestore.offline.engine import ROW_MEMORY, VisibleOf, answer
+from featurestore.offline.duckdb.scan import DuckDbRows
+from featurestore.offline.engine import ROW_MEMORY, Features, RowSource, VisibleOf, answer
 from featurestore.offline.exact import Statuses
 from featurestore.offline.frame import EntityFrame
 from featurestore.offline.kernels import Ints
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
+_DUCKDB = DuckDbRows()
 Saver = Callable[["RetrievalJob", str], Any]
 """Keeps a job's result as a training set of a name, and returns what stands in its manifest."""
 
@@ -56,8 +59,8 @@ class RetrievalJob:
         self._log_of = log_of
         self._cuts_of = cuts_of
         self._saver = saver
-        self._frame = EntityFrame(run_sql(entities) if isinstance(entities, str) else entities)
-        taken = set(self._frame.table.column_names) & {column.name for column in request.columns}
+        self._entities = entities
+        taken = set(self._input_names()) & {column.name for column in request.columns}
         if taken:
             raise EntityFrameError(
                 f"the entity frame already has a column {min(taken)!r}, which is also a feature's name; "
@@ -65,29 +68,65 @@ class RetrievalJob:
             )
 
     @cached_property
+    def _frame(self) -> EntityFrame:
+        entities = self._entities
+        return EntityFrame(run_sql(entities) if isinstance(entities, str) else entities)
+
+    def _input_names(self) -> list[str]:
+        names: list[str] = self._frame.table.column_names
+        return names
+
+    @cached_property
     def features(self) -> dict[tuple[str, str], Feature]:
         """Values and statuses by (view, feature), in the order of the entity frame."""
-        found = answer(self._scans, self._keys_of, self._frame.times, known_at=self.known_at)
+        found = self._stored()
         return found | self._on_demand(found)
+
+    def _stored(self) -> Features:
+        """Return the features of stored views."""
+        return answer(self._scans, self._keys_of, self._frame.times, source=_DUCKDB, known_at=self.known_at)
 
     @cached_property
     def _scans(self) -> list[Scan]:
-        tasks = [
-            ViewTask(view.name, view, tuple(self._needed(view)), tuple(key.name for key in view.join_keys))
-            for view in self.request.views
-        ]
-        return plan(tasks, self._frame.times, self._log_of, self._cuts_of, self.known_at)
+        return plan(self._tasks, self._frame.times, self._log_of, self._cuts_of, self.known_at)
 
-    def _needed(self, view: FeatureView) -> list[str]:
+    @cached_property
+    def _tasks(self) -> list[ViewTask]:
+        return [
+            ViewTask(read.name, read.view, tuple(self._needed(read)), tuple(key.name for key in read.keys))
+            for read in self.request.reads
+        ]
+
+    def explain(self) -> str:
+        """Return the plan in words: each log is read once, for all views that need it."""
+        lines = [scan.explain() for scan in self._scans]
+        for view in self.request.on_demand:
+            inputs = [f"{item.view}:{feature}" for item in view.view_inputs for feature in item.features]
+            inputs += [f"request field {field.name}" for field in view.request_fields]
+            lines.append(f"compute {view.name} ({view.mode}): {', '.join(f.name for f in view.features)}")
+            lines.append(f"  from {', '.join(inputs)}")
+        columns = ", ".join(column.name for column in self.request.columns)
+        lines.append(f"return every entity row in the order given, with {columns}")
+        return "\n".join(lines)
+
+    def to_sql(self, dialect: str = "duckdb") -> str:
+        """Return the SQL that reads the rows, one statement for each scan, in the dialect of an engine.
+
+        What follows, finding each label's rows and aggregating them exactly, is array work that SQL does not say.
+        """
+        return "\n\n".join(scan_sql(scan, dialect) for scan in self._scans)
+
+    def _needed(self, read: Read) -> list[str]:
         """Return the features of a view that were asked for, or that an on-demand view reads."""
-        wanted = {column.feature for column in self.request.columns if column.view == view.name}
+        wanted = {column.feature for column in self.request.columns if column.view == read.name}
         for derived in self.request.on_demand:
-            wanted.update(*(item.features for item in derived.view_inputs if item.view == view.name))
-        return [field.name for field in view.features if field.name in wanted]
+            wanted.update(*(item.features for item in derived.view_inputs if item.view == read.name))
+        return [field.name for field in read.view.features if field.name in wanted]
 
     def _keys_of(self, task: ViewTask) -> dict[str, pa.ChunkedArray]:
-        what = f"the join key of view {task.view.name!r},"
-        return {key.name: self._frame.typed(key, what) for key in task.view.join_keys}
+        what = f"the join key of view {task.name!r},"
+        pairs = zip(task.view.join_keys, task.keys, strict=True)
+        return {key.name: self._frame.typed(Field(column, key.dtype), what) for key, column in pairs}
 
     @property
     def entities(self) -> pa.Table:
@@ -183,6 +222,7 @@ def evaluate_view(
     times: Ints,
     known_at: KnownAt = "event",
     visible_of: VisibleOf | None = None,
+    source: RowSource = _DUCKDB,
     memory: int = ROW_MEMORY,
 ) -> dict[str, Feature]:
     """Return a view's features for each (key, time).
@@ -195,13 +235,17 @@ def evaluate_view(
         Microseconds since the epoch.
     visible_of
         Given the rows that may matter, says which of them each label may see besides.
+    source
+        Reads the rows.
     memory
         About how many bytes of rows to hold at a time.
     """
     by_name = {field.name: key for field, key in zip(view.join_keys, keys, strict=True)}
     task = ViewTask(view.name, view, tuple(features), tuple(by_name))
     scans = plan([task], times, lambda _: log, lambda _: cuts, known_at)
-    found = answer(scans, lambda _: by_name, times, known_at=known_at, visible_of=visible_of, memory=memory)
+    found = answer(
+        scans, lambda _: by_name, times, source=source, known_at=known_at, visible_of=visible_of, memory=memory
+    )
     return {name: found[view.name, name] for name in features}
 
 

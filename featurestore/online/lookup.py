@@ -149,17 +149,18 @@ class Lookup:
     def __init__(self, request: Request, store: OnlineStore, views: Mapping[str, OnlineView]) -> None:
         self.request = request
         self._store = store
-        self._views = [views[view.name] for view in request.views]
-        self._fingerprints = {view.name: feature_fingerprint(view) for view in request.views}
+        self._views = [views[read.view.name] for read in request.reads]
+        self._keys = [[field.name for field in read.keys] for read in request.reads]
+        self._fingerprints = {read.name: feature_fingerprint(read.view) for read in request.reads}
         self._marks = [mark_key(view.fingerprint, name) for view in self._views for name in ("ready", "cut")]
         self._input_types = {view.name: input_types(view, request.views) for view in request.on_demand}
-        self._names = [view.name for view in request.views]
-        self._state_views = [place for place, view in enumerate(request.views) if not view.is_window]
+        self._names = [read.name for read in request.reads]
+        self._state_views = [place for place, read in enumerate(request.reads) if not read.view.is_window]
         self._fields = [*request.join_keys.values(), *request.request_fields.values()]
         places = {
-            (view.name, field.name): (place, position)
-            for place, view in enumerate(request.views)
-            for position, field in enumerate(view.features)
+            (read.name, field.name): (place, position)
+            for place, read in enumerate(request.reads)
+            for position, field in enumerate(read.view.features)
         }
         self._places = places
         flat = {feature: place for place, feature in enumerate(places)}
@@ -218,7 +219,8 @@ class Lookup:
         self, snapshot: Snapshot, rows: Sequence[Mapping[str, Any]]
     ) -> tuple[list[list[Reading]], list[int | None]]:
         """Return the readings of each row, and each view's cut in force, all from one read."""
-        entities = [[self._entity(view, row) for view in self._views] for row in rows]
+        uses = list(zip(self._views, self._keys, strict=True))
+        entities = [[self._entity(view, names, row) for view, names in uses] for row in rows]
         places = range(len(self._views))
         distinct = list(dict.fromkeys((place, line[place]) for line in entities for place in places))
         headers = [self._views[place].header(entity) for place, entity in distinct if entity is not None]
@@ -239,8 +241,8 @@ class Lookup:
         return [[found[place, line[place]] for place in places] for line in entities], cuts
 
     @staticmethod
-    def _entity(view: OnlineView, row: Mapping[str, Any]) -> bytes | None:
-        key = [row[field.name] for field in view.view.join_keys]
+    def _entity(view: OnlineView, names: Sequence[str], row: Mapping[str, Any]) -> bytes | None:
+        key = [row[name] for name in names]
         return None if None in key else view.entity(key)
 
     def _on_demand(

@@ -87,7 +87,7 @@ def _append(log: RowLog, view: FeatureView, rows: Sequence[Row]) -> None:
 def offline_differences(
     case: Case, log: RowLog, *, known_at: Literal["event", "arrival"] = "event", memory: int = ROW_MEMORY
 ) -> Iterator[Difference]:
-    """Compare the offline path, over a log that holds the case's rows, with the reference; `memory` is that of `answer`."""
+    """Compare the offline path, over a log that holds the case's rows, with the reference."""
     view = case.view
     keys = [
         arrow_values([key[place] for key, _ in case.queries], field.dtype) for place, field in enumerate(view.join_keys)
