@@ -262,18 +262,30 @@ def test_a_reader_sees_one_state_until_it_is_closed(database: Database) -> None:
     assert (first, rest) == ([[1]], [[2]])
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("query", ["", "SELECT * FROM v WHERE ':x' <> '%s'"])
-def test_a_table_that_is_being_refilled_is_not_found_empty(database: Database, query: str) -> None:
+def test_a_table_that_is_being_refilled_is_not_found_empty(database: Database, query: str, late: bool) -> None:
     database.run("CREATE TABLE t (id bigint, ts timestamp); INSERT INTO t VALUES (1, now()); CREATE VIEW v AS TABLE t")
-    query = query.replace("FROM v", f"FROM {database.schema}.v")
+    table, query = f"{database.schema}.t", query.replace("FROM v", f"FROM {database.schema}.v")
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = %s::regclass"
     with database.server.connect() as writer, ThreadPoolExecutor(1) as pool:
+        writer.execute("SET lock_timeout = '5s'")  # or a mistake here would wait for ever
+
+        def truncate(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if statement.startswith("SET LOCAL"):  # just after the reader has found out what it is to read
+                writer.execute(f"TRUNCATE {table}".encode())
+
         with writer.transaction():
-            writer.execute(f"TRUNCATE {database.schema}.t".encode())
+            if not late:
+                truncate(None, None, "SET LOCAL")
+            else:
+                sa.event.listen(sa.Engine, "before_cursor_execute", truncate)
             found = pool.submit(read, database.reader("" if query else "t", query=query), {"id": Int64})
-            while database.connection.execute(waiting, [f"{database.schema}.t"]).fetchall() == [(0,)]:
+            while database.connection.execute(waiting, [table]).fetchall() == [(0,)]:
                 assert not found.done()
-            writer.execute(f"INSERT INTO {database.schema}.t VALUES (2, now()), (3, now())".encode())
+            if late:
+                sa.event.remove(sa.Engine, "before_cursor_execute", truncate)
+            writer.execute(f"INSERT INTO {table} VALUES (2, now()), (3, now())".encode())
         assert found.result() == [(2,), (3,)]
 
 
