@@ -25,7 +25,11 @@ _HIVE = ("spark.sql.catalogImplementation", "hive")
 _QUIET = {
     "spark.ui.enabled": "false",
     "spark.ui.showConsoleProgress": "false",
-    "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.json').as_uri()}",
+    "spark.driver.extraJavaOptions": (
+        f"-Dlog4j2.configurationFile={Path(__file__).with_name('log4j2.json').as_uri()} "
+        "-Dderby.stream.error.file=/dev/null"  # else a metastore in files leaves a log in the current folder
+    ),
+    "spark.executorEnv.PYTHONWARNINGS": "ignore:PySpark does not yet fully support pandas:FutureWarning",
 }
 _CAUSE = re.compile(r"^(?:Caused by: )?[\w.$]*(?:Exception|Error): (.+)$", re.MULTILINE)
 
@@ -80,7 +84,7 @@ class SparkEngine:
     def _session(self) -> SparkSession:
         if self._opened is None:
             _check_installed()
-            with _errors():
+            with _errors(), _no_pandas_warning():
                 self._opened = _session(self._label, self._conf)
         return self._opened
 

@@ -25,22 +25,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from featurestore.clock import ManualClock
+from featurestore.config import load_config
 from featurestore.errors import RepositoryError
 from featurestore.store import FeatureStore
 
 if TYPE_CHECKING:
     from examples.flights import check, fault, prepare, sample, story
+    from examples.flights.hive import load
 else:
 
     def _sibling(name: str) -> Any:
         """Import a file of this folder, which is no package: the demo is run by its path."""
-        module = f"{__name__}_{name}"
-        spec = importlib.util.spec_from_file_location(module, Path(__file__).with_name(f"{name}.py"))
+        module = f"{__name__}_{name.replace('/', '_')}"
+        spec = importlib.util.spec_from_file_location(module, Path(__file__).parent / f"{name}.py")
         sys.modules[module] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[module])
         return sys.modules[module]
 
-    check, fault, prepare, sample, story = map(_sibling, ("check", "fault", "prepare", "sample", "story"))
+    names = ("check", "fault", "prepare", "sample", "story", "hive/load")
+    check, fault, prepare, sample, story, load = map(_sibling, names)
 
 SERVICE = "delay_model"
 REFERENCE_VALUES = 2_000
@@ -59,8 +62,11 @@ class Demo:
         What ``--json`` prints.
     """
 
-    def __init__(self, folder: Path, tell: story.Story, progress: Progress, days: int | None = None) -> None:
+    def __init__(
+        self, folder: Path, tell: story.Story, progress: Progress, days: int | None = None, *, hive: bool = False
+    ) -> None:
         self.folder = folder
+        self.hive = hive
         self.end = END if days is None else prepare.HANDOVER + timedelta(days=days)
         self.tell = tell
         self.progress = progress
@@ -95,9 +101,11 @@ class Demo:
         """Build the project: its definitions are this folder's, its data comes from the package."""
         self.progress("preparing the data", 0, None)
         with self.stage("prepare"):
-            for name in ("feature_store.yaml", "features.py"):
-                shutil.copy(Path(__file__).with_name(name), self.folder / name)
+            write_project(self.folder, hive=self.hive)
             counts = prepare.prepare(self.folder / "data")
+            if self.hive:
+                self.progress("loading the batch files into Hive", 0, None)
+                load.load(self.folder / "data", load_config(self.folder).connection("hive"))
             flights = pq.read_table(self.folder / "data" / "flights.parquet")
             self.flights = flights.filter(pc.less(flights["event_timestamp"], pa.scalar(self.end)))
         self.tell.prepared(counts, self.result["seconds"]["prepare"])
@@ -197,12 +205,24 @@ class Demo:
         fault.flip_stored_value(self.store.online_view("plane"), (tailnum,), built[tailnum])
 
 
+def write_project(folder: Path, *, hive: bool = False) -> None:
+    """Put the definitions and the configuration into a folder: those with histories in files, or in Hive."""
+    here = Path(__file__).parent
+    place = here / "hive" if hive else here
+    shutil.copy(here / "features.py", folder)
+    shutil.copy(place / "sources.py", folder)
+    text = (place / "feature_store.yaml").read_text()
+    (folder / "feature_store.yaml").write_text(text.replace("${FLIGHTS_HIVE}", str(folder.absolute() / "hive")))
+
+
 def main(
     json: bool = False,
     inject_bug: bool = False,
     keep: Path | None = None,
     progress: Progress | None = None,
+    *,
     days: int | None = None,
+    hive: bool = False,
 ) -> int:
     """Run the demo; return 0 if every served value is proven, else 1.
 
@@ -218,6 +238,8 @@ def main(
         Called with a step, how far it is and its end (None: not known).
     days
         Replay only so many days of the streams, and train on the flights until then; by default all the year.
+    hive
+        Load the batch files into Hive tables first, and read those.
     """
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise RepositoryError(f"{keep} is not empty; give the demo a new folder, or remove that one")
@@ -225,7 +247,7 @@ def main(
     place = tempfile.TemporaryDirectory(prefix="flights-") if keep is None else nullcontext(str(keep))
     with place as folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        demo = Demo(Path(folder), story.Story(quiet=json), progress or _silent, days)
+        demo = Demo(Path(folder), story.Story(quiet=json), progress or _silent, days, hive=hive)
         mismatches = demo.run(inject_bug=inject_bug)
         demo.result["seconds"]["total"] = total = time.perf_counter() - started
         demo.tell.end(total)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
+from sources import arrivals, departures, observations, register
+
 from featurestore import (
     Aggregation,
     Entity,
     FeatureService,
     FeatureView,
     Field,
-    FileSource,
-    FileStreamSource,
     RequestSource,
     on_demand_feature_view,
 )
@@ -23,39 +23,6 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 airport = Entity("airport", join_keys=["origin"], value_type=String, description="One of EWR, JFK, LGA.")
 aircraft = Entity("aircraft", join_keys=["tailnum"], value_type=String)
 route = Entity("route", join_keys=["origin", "dest"], value_type=String)
-
-# Each feed has a history in a Parquet file and goes on as a stream of the same events. --------------------
-
-departures = FileStreamSource(
-    "departures",
-    path="data/departures.jsonl",
-    batch_source=FileSource("departures_history", path="data/departures.parquet", timestamp_field="departed_at"),
-)
-arrivals = FileStreamSource(
-    "arrivals",
-    path="data/arrivals.jsonl",
-    arrival_field="received_at",
-    batch_source=FileSource(
-        "arrivals_history",
-        path="data/arrivals.parquet",
-        timestamp_field="landed_at",
-        created_timestamp_column="received_at",
-    ),
-    description="Received two minutes after landing; one in a hundred three hours after it.",
-)
-observations = FileStreamSource(
-    "observations",
-    path="data/weather.jsonl",
-    availability_delay=HOUR,
-    batch_source=FileSource(
-        "observations_history",
-        path="data/weather.parquet",
-        timestamp_field="observed_at",
-        availability_delay=HOUR,
-    ),
-    description="An hour's weather is known when the hour is over.",
-)
-register = FileSource("register", path="data/planes.parquet", timestamp_field="as_of")
 
 # Views. ---------------------------------------------------------------------------------------------------
 

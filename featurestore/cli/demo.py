@@ -22,9 +22,10 @@ from featurestore.errors import FeatureStoreError, suggest
     metavar="DIR",
     help="Keep the project that the demo makes in DIR.",
 )
+@click.option("--hive", is_flag=True, help="Read the batch data from Hive tables, through Spark.")
 @json_option
 @click.pass_context
-def demo(context: click.Context, name: str, inject_bug: bool, keep: Path | None, as_json: bool) -> None:
+def demo(context: click.Context, name: str, *, inject_bug: bool, keep: Path | None, hive: bool, as_json: bool) -> None:
     """Run an example on real data from definitions to proven online features.
 
     NAME is the example's, by default flights. The exit code is 1 if any served value differs from its offline
@@ -32,7 +33,7 @@ def demo(context: click.Context, name: str, inject_bug: bool, keep: Path | None,
     """
     example = load_example(name)
     with progress(quiet=as_json) as report:
-        code = example.main(as_json, inject_bug, keep, report)
+        code = example.main(as_json, inject_bug, keep, report, **({"hive": True} if hive else {}))
     context.exit(int(code))
 
 

@@ -99,7 +99,7 @@ def bigquery() -> Iterator[BigQuery]:
 def _environment() -> Path:
     """Return the Python of the emulator's environment, made on first use and whenever the requirements change."""
     python, stamp = _ENVIRONMENT / "bin" / "python", _ENVIRONMENT / ".requirements"
-    with _ENVIRONMENT.with_suffix(".lock").open("w") as lock:
+    with _REQUIREMENTS.open() as lock:  # against another process of the same test run
         fcntl.flock(lock, fcntl.LOCK_EX)
         if stamp.exists() and stamp.read_text() == _REQUIREMENTS.read_text():
             return python
