@@ -34,7 +34,7 @@ from featurestore.semantics.rows import BATCH_WRITER, RANK_BITS
 from featurestore.training.datasets import Datasets
 from featurestore.types import convert
 
-_ATTEMPTS = 10
+_ATTEMPTS = 100
 _SETTLED = 3_600_000_000
 """No stream takes so long, in microseconds, between writing a file and committing it; jobs are kept out."""
 
@@ -189,14 +189,17 @@ class Eraser:
         whole = tuple(key[field.name] for field in fields)
         keys = pa.table({field.name: pa.array([key[field.name]], field.dtype.to_arrow()) for field in fields})
         for _ in range(_ATTEMPTS):
-            through = {writer: log.sequence(writer) for writer in {*writers, BATCH_WRITER}}
-            through = {writer: last for writer, last in through.items() if last >= 0}
+            past = log.at(log.version())
             cut = online.cut() if online.is_lambda else None
-            rows = log.sorted_rows(keys=keys, writers=list(through), horizon=online.horizon, batch_before=cut)
-            if online.erase(whole, rows, through, cut):
+            rows = list(past.sorted_rows(keys=keys, horizon=online.horizon, batch_before=cut))
+            named = {name for batch in rows for name in batch.column("_writer").unique().to_pylist()}
+            through = {writer: past.sequence(writer) for writer in {*writers, *named, BATCH_WRITER}}
+            through = {writer: last for writer, last in through.items() if last >= 0}
+            # Rows are logged before they go online: while the log stays as it was read, none of them can be lost.
+            if online.erase(whole, rows, through, cut) and log.version() == past.version():
                 return
         raise OnlineStoreError(
-            f"online state of view {online.view.name!r} could not be erased: other processes wrote the key "
+            f"online state of view {online.view.name!r} could not be erased: other processes wrote its log "
             f"{_ATTEMPTS} times meanwhile; run the command again"
         )
 
