@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, ClassVar
 from uuid import uuid4
 
@@ -13,12 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.clock import to_micros
-from featurestore.definitions import HiveSource
+from featurestore.clock import ManualClock, to_micros
+from featurestore.config import Config
+from featurestore.definitions import Entity, FeatureView, Field, HiveSource
 from featurestore.errors import SourceError
 from featurestore.materialize.hive_table import open_hive
 from featurestore.materialize.tables import Span
+from featurestore.store import FeatureStore
 from featurestore.testing.source_suite import SourceSuite, SourceTables
+from featurestore.types import Int64, String
 from tests.servers.hive import Hive
 
 pytestmark = pytest.mark.xdist_group("hive")
@@ -131,6 +136,25 @@ def test_only_the_partitions_of_a_range_are_read(settings: Mapping[str, Any], da
         read(settings, Span("ts", MAY + DAY, MAY + 2 * DAY), table=daily)
     with pytest.raises(SourceError, match=r"(?i)parquet"):
         read(settings, Span("ts", MAY + DAY, MAY + 2 * DAY + 1), table=daily, partition_column="day")
+
+
+def test_a_job_reads_the_partitions_of_its_days(settings: Mapping[str, Any], daily: str, tmp_path: Path) -> None:
+    source = HiveSource("trips", connection="hive", table=daily, timestamp_field="ts", partition_column="day")
+    view = FeatureView(
+        "newest",
+        entities=[Entity("day", join_keys=["day"], value_type=String)],
+        source=source,
+        schema=[Field("id", Int64)],
+    )
+    config = Config(project="hive", repo_path=tmp_path, connections={"hive": dict(settings)})
+    with closing(FeatureStore(config=config, clock=ManualClock(MAY + 3 * DAY))) as store:
+        store.apply([*view.entities, source, view])
+        (job,) = store.materialize(MAY + DAY, MAY + 2 * DAY)
+        assert (job.rows, job.rejected) == (4, 1)  # rejected: the row without a time
+        found = store.get_online_features(features=["newest:id"], entity_rows=[{"day": "2024-05-02"}])
+        assert found.to_dict()["id"] == [7]
+        with pytest.raises(SourceError, match=r"(?i)parquet"):
+            store.materialize(MAY, MAY + DAY)
 
 
 def test_the_partitions_are_listed(settings: Mapping[str, Any], daily: str) -> None:
