@@ -41,6 +41,8 @@ class FileRows:
         with self._errors(place):
             self._format_name, self._format, self._files = source_files(source, place)
         self.prunes = self._format.prunes
+        self._first_stamps: list[str] | None = None
+        self._schemas: dict[str, pa.Schema | None] = {}
 
     def names(self) -> list[str] | None:
         """Return the names of the columns; None where each record has its own."""
@@ -119,10 +121,16 @@ class FileRows:
         except OSError as error:
             raise SourceError(f"{self._label}: a file can no longer be read: {error}; run again") from error
 
+    def _first(self) -> list[str]:
+        """Return the stamps that the files had before any of them was opened."""
+        if self._first_stamps is None:
+            self._first_stamps = self._stamps()
+        return self._first_stamps
+
     @contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """Refuse what was read where a file was written to meanwhile: it may be half of the old and half of the new."""
-        before = self._stamps()
+        """Refuse what was read where a file was written to since it was first looked at: it may be partly old."""
+        before = self._first()
         yield
         for place, old, new in zip(self._files, before, self._stamps(), strict=True):
             if old != new:
@@ -132,8 +140,11 @@ class FileRows:
                 )
 
     def _stored(self, place: Place) -> pa.Schema | None:
-        with self._errors(place):
-            return self._format.schema(place)
+        if place.path not in self._schemas:
+            self._first()
+            with self._errors(place):
+                self._schemas[place.path] = self._format.schema(place)
+        return self._schemas[place.path]
 
     def _check_seen(self, wanted: Sequence[Wanted], seen: set[str]) -> None:
         """Refuse JSON in which a wanted field never occurs: an absent field is null, a misspelt one is a mistake."""
