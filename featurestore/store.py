@@ -18,7 +18,7 @@ import msgspec
 
 from featurestore.clock import Clock, SystemClock, delta_micros, to_micros
 from featurestore.config import Config, load_config
-from featurestore.definitions import FeatureService, FeatureView, FileStreamSource, Project, PushSource
+from featurestore.definitions import BatchSource, FeatureService, FeatureView, FileStreamSource, Project, PushSource
 from featurestore.definitions.project import row_fingerprint
 from featurestore.definitions.resolve import FeatureRequest, resolve
 from featurestore.errors import FeatureNotFoundError, NotAppliedError, StaleApplyError
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from featurestore.offline.log import RowLog
     from featurestore.offline.plan import KnownAt
     from featurestore.offline.retrieval import RetrievalJob
+    from featurestore.offline.retrieve import Engine
     from featurestore.online.lookup import EntityRows
     from featurestore.parity.verify import VerifyReport
     from featurestore.streaming.apply import Applier, Loop
@@ -386,27 +387,33 @@ class FeatureStore:
 
     def get_historical_features(
         self,
-        entity_df: Any,
-        features: FeatureRequest,
+        entity_df: Any = None,
+        features: FeatureRequest = (),
         full_feature_names: bool = False,
         *,
         known_at: KnownAt = "event",
+        start_date: Time | None = None,
+        end_date: Time | None = None,
+        engine: Engine | None = None,
     ) -> RetrievalJob:
         """Join keys and times with the features as of each time.
 
         Parameters
         ----------
         entity_df
-            A pandas or polars DataFrame, an Arrow table, rows as dicts, or a SQL query; with the join keys, a
-            timestamp column ``event_timestamp`` and the request fields of on-demand views.
+            A pandas or polars DataFrame, an Arrow table, rows as dicts, a DataFrame of Spark, a batch source, or SQL
+            text for the engine; with the join keys, a timestamp column ``event_timestamp`` and the request fields of
+            on-demand views. None: every key and time at which a view got a row from `start_date` on, before `end_date`.
         features
             ``["view:feature", ...]``, a feature service, or the name of one.
         known_at
             ``"event"``: every row that happened by then; ``"arrival"``: only what had also arrived by then, which is
             what was known in production.
+        engine
+            ``"duckdb"`` or ``"spark"``; by default Spark for a frame of Spark, else DuckDB. Values are the same.
         """
         from featurestore.offline.pins import Pins
-        from featurestore.offline.retrieval import RetrievalJob
+        from featurestore.offline.retrieve import retrieval
 
         project, revision = self.project, self._revision
         request = resolve(project, features, full_feature_names=full_feature_names)
@@ -419,7 +426,22 @@ class FeatureStore:
 
             return self.datasets.save(name, job, Origin(revision, service, full_feature_names, pins))
 
-        return RetrievalJob(entity_df, request, pins.log, pins.cuts, known_at, saver=save)
+        return retrieval(
+            entity_df,
+            request,
+            pins,
+            known_at=known_at,
+            engine=engine,
+            between=(start_date, end_date),
+            read_source=self._read_source,
+            saver=save,
+        )
+
+    def _read_source(self, source: BatchSource) -> pa.Table:
+        from featurestore.materialize.readers import SourceReader
+
+        with SourceReader(source, self.config.repo_path, self.config.connection(source.connection)) as reader:
+            return reader.table()
 
     @cached_property
     def datasets(self) -> Datasets:

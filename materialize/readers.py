@@ -165,6 +165,12 @@ class SourceReader:
                 return pa.Table.from_batches([renamed(batch.slice(0, n), self.source.field_mapping)])
         return pa.table({column.name: pa.nulls(0) for column in self.schema()})
 
+    def table(self) -> pa.Table:
+        """Return all rows of the source in its own types, under the names used in definitions."""
+        mapping = self.source.field_mapping
+        parts = [pa.Table.from_batches([renamed(batch, mapping)]) for batch in self._rows.sample()]
+        return pa.concat_tables(parts, promote_options="permissive") if parts else self.sample(0)
+
     def partitions(self) -> list[Partition]:
         """Return the parts of the source that can be read on their own: files, or a table's partitions."""
         return self._rows.partitions()

@@ -56,6 +56,8 @@ class Scan(NamedTuple):
         For lambda views, the cut in force: batch rows before it count, and stream rows from it on.
     labels
         The labels it answers; None for all.
+    every_cut
+        Whether to read the rows of every cut, for a reader that tells them apart itself.
     """
 
     log: RowLog
@@ -65,6 +67,7 @@ class Scan(NamedTuple):
     end: int | None
     cut: int | None = None
     labels: Ints | None = None
+    every_cut: bool = False
 
     @property
     def view(self) -> FeatureView:
@@ -93,7 +96,7 @@ class Scan(NamedTuple):
         start, end = time_literal(self.start), time_literal(self.end)
         conditions = [f"event_timestamp >= {start}"] if start else []
         conditions += [f"event_timestamp < {end}"] if end else []
-        if self.view.is_lambda:
+        if self.view.is_lambda and not self.every_cut:
             batch, cut = f"_writer = '{BATCH_WRITER}'", time_literal(self.cut)
             if cut is None:
                 conditions.append(f"NOT {batch}")

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-_DUCKDB = DuckDbRows()
+DUCKDB = DuckDbRows()
+"""The engine of this process."""
+
 Saver = Callable[["RetrievalJob", str], Any]
 """Keeps a job's result as a training set of a name, and returns what stands in its manifest."""
 
@@ -41,7 +43,14 @@ class RetrievalJob:
 
     Rows come back in the order given, one for each input row; every input column is kept, with its type. A feature
     that shares its name with an input column is refused.
+
+    Attributes
+    ----------
+    engine
+        What reads the logs and holds the rows.
     """
+
+    engine = "duckdb"
 
     def __init__(  # noqa: PLR0917
         self,
@@ -84,7 +93,7 @@ class RetrievalJob:
 
     def _stored(self) -> Features:
         """Return the features of stored views."""
-        return answer(self._scans, self._keys_of, self._frame.times, source=_DUCKDB, known_at=self.known_at)
+        return answer(self._scans, self._keys_of, self._frame.times, source=DUCKDB, known_at=self.known_at)
 
     @cached_property
     def _scans(self) -> list[Scan]:
@@ -222,7 +231,7 @@ def evaluate_view(
     times: Ints,
     known_at: KnownAt = "event",
     visible_of: VisibleOf | None = None,
-    source: RowSource = _DUCKDB,
+    source: RowSource = DUCKDB,
     memory: int = ROW_MEMORY,
 ) -> dict[str, Feature]:
     """Return a view's features for each (key, time).

@@ -5,7 +5,7 @@ A new engine or online store joins by running these over `random_cases` or the H
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,9 +16,10 @@ from featurestore.definitions import FeatureView
 from featurestore.definitions.project import Project
 from featurestore.definitions.resolve import resolve
 from featurestore.errors import ClockError
-from featurestore.offline.engine import ROW_MEMORY
+from featurestore.offline.engine import ROW_MEMORY, RowSource
 from featurestore.offline.log import RowLog
-from featurestore.offline.retrieval import arrow_values, evaluate_view, python_values
+from featurestore.offline.retrieval import DUCKDB, arrow_values, evaluate_view, python_values
+from featurestore.offline.windows import Feature
 from featurestore.online.contract import OnlineStore
 from featurestore.online.lookup import Lookup
 from featurestore.online.view import OnlineView
@@ -85,19 +86,46 @@ def _append(log: RowLog, view: FeatureView, rows: Sequence[Row]) -> None:
 
 
 def offline_differences(
-    case: Case, log: RowLog, *, known_at: Literal["event", "arrival"] = "event", memory: int = ROW_MEMORY
+    case: Case,
+    log: RowLog,
+    *,
+    known_at: Literal["event", "arrival"] = "event",
+    source: RowSource = DUCKDB,
+    memory: int = ROW_MEMORY,
 ) -> Iterator[Difference]:
     """Compare the offline path, over a log that holds the case's rows, with the reference."""
     view = case.view
-    keys = [
-        arrow_values([key[place] for key, _ in case.queries], field.dtype) for place, field in enumerate(view.join_keys)
-    ]
+    keys = list(case_frame(case).select([key.name for key in view.join_keys]).columns)
     times = np.array([t for _, t in case.queries], dtype=np.int64)
     names = [field.name for field in view.features]
-    answer = evaluate_view(view, names, log, case.cuts, keys, times=times, known_at=known_at, memory=memory)
+    answer = evaluate_view(
+        view, names, log, case.cuts, keys, times=times, known_at=known_at, source=source, memory=memory
+    )
+    yield from feature_differences(case, answer, known_at=known_at)
+
+
+def case_frame(case: Case) -> pa.Table:
+    """Return a case's queries as an entity frame."""
+    columns = {
+        field.name: arrow_values([key[place] for key, _ in case.queries], field.dtype)
+        for place, field in enumerate(case.view.join_keys)
+    }
+    times = pa.array([t for _, t in case.queries], pa.int64()).cast(pa.timestamp("us", "UTC"))
+    return pa.table({**columns, "event_timestamp": times})
+
+
+def feature_differences(
+    case: Case, answer: Mapping[str, Feature], *, known_at: Literal["event", "arrival"]
+) -> Iterator[Difference]:
+    """Compare an engine's features for a case's queries, in their order, with the reference."""
+    view = case.view
+    names = [field.name for field in view.features]
     columns = {name: python_values(feature.values) for name, feature in answer.items()}
+    by_key: dict[tuple[Any, ...], list[Row]] = {}
+    for row in case.rows:
+        by_key.setdefault(row.key, []).append(row)
     for place, (key, t) in enumerate(case.queries):
-        expected = reference.evaluate(view, key, t, case.rows, known_at=known_at, cuts=case.cuts)
+        expected = reference.evaluate(view, key, t, by_key.get(key, []), known_at=known_at, cuts=case.cuts)
         for name in names:
             got = Result(columns[name][place], Status(int(answer[name].statuses[place])))
             if not same_result(expected[name], got):

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from featurestore.definitions import FeatureView
+import msgspec
+
+from featurestore.definitions import Entity, FeatureView
 from featurestore.semantics.rows import BATCH_WRITER, Cut, Row
 from featurestore.semantics.windows import DAY, HOUR, MINUTE, SECOND, floor_to
 from featurestore.testing.choices import Choices, SeededChoices
 from featurestore.testing.values import key as build_key
 from featurestore.testing.values import value as build_value
 from featurestore.testing.view_builder import KINDS, SOURCES, build_view
+from featurestore.types import Int64
 
 MAX_FUTURE = DAY
 """How far generated rows are ahead of their arrival, in microseconds: the default of ``max_future_skew``."""
@@ -41,6 +44,7 @@ _STREAM_WRITERS = (
     "file/src/\U0001f600.jsonl",
     "deadletter/log",
 )
+WRITERS = (BATCH_WRITER, *_STREAM_WRITERS)
 _LATENESS = (0, 0, 1, 5 * SECOND, MINUTE, HOUR, DAY, 3 * DAY, 40 * DAY)
 _EARLINESS = (1, SECOND, MINUTE, HOUR, MAX_FUTURE)
 
@@ -103,6 +107,33 @@ def random_cases(
     for _ in range(n):
         case_view = view or build_view(choices, kinds=kinds, sources=sources)
         yield build_case(choices, case_view, max_rows=max_rows, max_queries=max_queries)
+
+
+def merged_case(seed: int, n: int, *, max_rows: int = 24, max_queries: int = 8) -> Case:
+    """Return `n` cases of one view as one: the view gets a further join key, which tells the cases apart.
+
+    For engines that take longer to start a query than to answer it.
+    """
+    choices = SeededChoices(seed)
+    view = build_view(choices)
+    origin = build_origin(choices, view)
+    cuts = build_cuts(choices, view, origin)
+    merged = msgspec.structs.replace(view, entities=[*view.entities, Entity("case", value_type=Int64)])
+    rows: list[Row] = []
+    queries: list[tuple[tuple[Any, ...], int]] = []
+    for number in range(n):
+        mine = build_rows(choices, view, origin, max_rows=max_rows)
+        keys = list(dict.fromkeys(row.key for row in mine))
+        first = {writer: 1 + max((r.sequence for r in rows if r.writer == writer), default=-1) for writer in WRITERS}
+        for row in mine:
+            shift = first[row.writer] - (1 << 38) if row.writer == BATCH_WRITER and first[row.writer] else 0
+            shift = first[row.writer] if row.writer != BATCH_WRITER else shift
+            rows.append(row._replace(key=(*row.key, number), sequence=row.sequence + shift))
+        for _ in range(choices.integer(1, max_queries)):
+            key = build_query_key(choices, view, keys)
+            t = build_time(choices, view, [row for row in mine if row.key == key] or mine, cuts)
+            queries.append(((*key, number), t))
+    return Case(merged, rows, queries, cuts)
 
 
 def build_case(choices: Choices, view: FeatureView, *, max_rows: int = 24, max_queries: int = 8) -> Case:

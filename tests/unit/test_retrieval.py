@@ -22,6 +22,7 @@ from featurestore.definitions import (
     FeatureService,
     FeatureView,
     Field,
+    FileSource,
     PushSource,
     RequestSource,
     on_demand_feature_view,
@@ -266,3 +267,97 @@ def test_an_unknown_feature_is_refused_with_the_nearest(store: FeatureStore, fea
 def test_an_unusable_frame_is_refused(store: FeatureStore, frame: Any, feature: str, message: str) -> None:
     with pytest.raises(EntityFrameError, match=message):
         store.get_historical_features(frame, [feature]).to_arrow()
+
+
+# --- One view twice, no frame, other frames, plans ---
+
+
+def test_a_view_is_joined_twice_by_its_name_and_join_key_map(store: FeatureStore) -> None:
+    there = NEWEST[["km", "city"]].with_name("rival").with_join_key_map({"driver": "other"})
+    frame = pa.table(
+        {"driver": [1, 2, None], "other": [2, 1, 1], "event_timestamp": pa.array([NOON + 30 * MINUTE] * 3)}
+    )
+    job = store.get_historical_features(frame, ["newest:km", there], full_feature_names=True)
+    result = job.to_arrow()
+    assert result.column_names == ["driver", "other", "event_timestamp", "newest__km", "rival__km", "rival__city"]
+    assert result["newest__km"].to_pylist() == [0.5, 3.0, None]
+    assert result["rival__km"].to_pylist() == [3.0, 0.5, 0.5]
+    assert result["rival__city"].to_pylist() == ["Oslo", "Bergen", "Bergen"]
+    assert job.explain().count("scan log") == 1  # both uses from one reading
+    assert "driver = other" in job.explain()
+
+
+def test_a_service_may_hold_a_view_under_two_names() -> None:
+    swapped = NEWEST.with_name("rival").with_join_key_map({"driver": "other"})
+    service = FeatureService("pair", [NEWEST, swapped])
+    assert [projection.label for projection in service.projections] == ["newest", "rival"]
+    with pytest.raises(DefinitionError, match="'newest' is there twice"):
+        FeatureService("pair", [NEWEST, NEWEST.with_join_key_map({"driver": "other"})])
+    with pytest.raises(DefinitionError, match=r"has no join key 'driven'; did you mean 'driver'"):
+        NEWEST.with_join_key_map({"driven": "other"})
+
+
+def test_two_uses_under_one_name_are_refused(store: FeatureStore) -> None:
+    other = NEWEST[["city"]].with_join_key_map({"driver": "other"})
+    with pytest.raises(DefinitionError, match=r"'newest' is asked for in two ways; tell them apart by with_name"):
+        store.get_historical_features(labels([1], [1]), ["newest:km", other])
+
+
+def test_without_a_frame_every_change_in_a_range_is_a_row(store: FeatureStore) -> None:
+    job = store.get_historical_features(features=["newest:km"], start_date=NOON, end_date=NOON + 10 * MINUTE)
+    result = job.to_arrow()
+    assert result.column_names == ["driver", "event_timestamp", "km"]
+    assert result.to_pylist() == [
+        {"driver": 1, "event_timestamp": NOON, "km": 12.5},
+        {"driver": 2, "event_timestamp": NOON + 5 * MINUTE, "km": 3.0},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"features": ["newest:km"]}, "give start_date and a later end_date"),
+        ({"features": ["newest:km"], "start_date": NOON, "end_date": NOON}, "give start_date and a later end_date"),
+        (
+            {"features": ["newest:km"], "entity_df": [], "start_date": NOON, "end_date": NOON + MINUTE},
+            "but not both",
+        ),
+        ({"features": ["fare:cost"], "start_date": NOON, "end_date": NOON + MINUTE}, "the request needs fee"),
+        ({"features": ["newest:km"], "entity_df": [], "engine": "sparc"}, "no engine 'sparc'"),
+    ],
+)
+def test_frames_ranges_and_engines_that_do_not_go_together(
+    store: FeatureStore, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(EntityFrameError, match=message):
+        store.get_historical_features(**arguments)
+
+
+def test_a_batch_source_may_be_the_frame(store: FeatureStore, tmp_path: Path) -> None:
+    path = tmp_path / "labels.parquet"
+    pq.write_table(pa.table({"driver": [2, 1], "asked": pa.array([NOON + 30 * MINUTE] * 2), "paid": [1.5, 2.5]}), path)
+    source = FileSource("labels", path=str(path), timestamp_field="asked")
+    result = store.get_historical_features(source, ["newest:km"]).to_arrow()
+    assert result.column_names == ["driver", "event_timestamp", "paid", "km"]
+    assert result["km"].to_pylist() == [3.0, 0.5]
+
+
+def test_the_plan_says_what_is_read_and_in_which_order(store: FeatureStore) -> None:
+    job = store.get_historical_features(
+        labels([1], [30]).append_column("fee", pa.array([1.0])), ["recent:total", "newest:km", "fare:cost"]
+    )
+    text = job.explain()
+    assert text.count("scan log") == 2  # two schemas, two logs
+    for part in (
+        "rows from 2024-05-01T11:30:00+00:00 to 2024-05-01T12:30:00+00:00",
+        "total = sum(km) over 1h",
+        "the newest row at or before each time, at most 1h old",
+        "compute fare (python): cost\n  from recent:total, newest:seats, request field fee",
+        "return every entity row in the order given, with total, km, cost",
+    ):
+        assert part in text, text
+    assert job.to_sql().startswith("SELECT")
+    assert "AS TIMESTAMPTZ" in job.to_sql()
+    assert "AS TIMESTAMPTZ" not in job.to_sql("spark")
+    with pytest.raises(FeatureStoreError, match="no engine speaks 'oracle'"):
+        job.to_sql("oracle")
