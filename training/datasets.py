@@ -14,7 +14,9 @@ from msgspec.structs import replace
 
 from featurestore.clock import Clock
 from featurestore.definitions import FeatureView, OnDemandFeatureView, Project
+from featurestore.definitions.feature_view import Projection
 from featurestore.definitions.project import feature_fingerprint, row_fingerprint
+from featurestore.definitions.resolve import Request
 from featurestore.errors import DatasetError, suggest
 from featurestore.offline.log import RowLog
 from featurestore.offline.maintenance import Key
@@ -125,9 +127,10 @@ class Datasets:
             revision=origin.revision,
             features=tuple(f"{column.view}:{column.feature}" for column in job.request.columns),
             service=origin.service,
+            asked=_asked(job.request),
             full_feature_names=origin.full_feature_names,
             known_at=job.known_at,
-            views=tuple(_saved_view(view, origin.pins) for view in views),
+            views=tuple(_saved_view(view, origin.pins, job.request) for view in views),
             entities_hash=content_hash(stored),
             rows=table.num_rows,
             entities=entities,
@@ -191,10 +194,11 @@ class Datasets:
         """
         rows = 0
         for manifest in self.ls():
-            if log in {view.rows for view in manifest.views}:
+            uses = [columns for view in manifest.views if view.rows == log for columns in view.uses]
+            if uses:
                 folder = self.root / manifest.name / str(manifest.version)
                 try:
-                    rows += erase_from_set(folder, manifest, key, at)
+                    rows += erase_from_set(folder, manifest, key, uses, at)
                 except (OSError, pa.ArrowException) as error:
                     raise DatasetError(f"a key cannot be erased from the set {manifest.label}: {error}") from error
         return rows
@@ -235,7 +239,23 @@ def result_table(entities: pa.Table, features: pa.Table) -> pa.Table:
     return entities
 
 
-def _saved_view(view: FeatureView | OnDemandFeatureView, pins: Pins) -> SavedView:
+def _asked(request: Request) -> tuple[Projection, ...]:
+    """Return what gives the same request again: each feature, by the name and join keys of its use."""
+    reads = {read.name: read for read in request.reads}
+    asked = []
+    for column in request.columns:
+        read = reads.get(column.view)
+        if read is None:  # an on-demand view
+            asked.append(Projection(column.view, (column.feature,)))
+            continue
+        pairs = zip(read.view.join_keys, read.keys, strict=True)
+        renamed = {key.name: used.name for key, used in pairs if key.name != used.name}
+        name = "" if read.name == read.view.name else read.name
+        asked.append(Projection(read.view.name, (column.feature,), name, renamed))
+    return tuple(asked)
+
+
+def _saved_view(view: FeatureView | OnDemandFeatureView, pins: Pins, request: Request) -> SavedView:
     fingerprint = feature_fingerprint(view)
     if isinstance(view, OnDemandFeatureView):
         return SavedView(name=view.name, fingerprint=fingerprint, code=view.code.digest)
@@ -247,4 +267,9 @@ def _saved_view(view: FeatureView | OnDemandFeatureView, pins: Pins) -> SavedVie
         cuts=tuple((cut.at, cut.arrival) for cut in pins.cuts(view)),
         code=view.code.digest if view.code else "",
         join_keys={key.name: str(key.dtype) for key in view.join_keys},
+        uses=tuple(
+            {key.name: column.name for key, column in zip(view.join_keys, read.keys, strict=True)}
+            for read in request.reads
+            if read.view.name == view.name
+        ),
     )

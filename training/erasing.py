@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec.structs import replace
 
+from featurestore.definitions import Field
 from featurestore.offline.frame import EntityFrame
 from featurestore.offline.maintenance import Key, arrow_scalar
 from featurestore.training.files import ENTITIES, read_parquet, sync, write_data, write_parquet
@@ -16,14 +18,16 @@ from featurestore.training.manifest import MANIFEST, Erased, Manifest, content_h
 _NEW = "erasing"
 
 
-def erase_from_set(folder: Path, manifest: Manifest, key: Key, at: int) -> int:
+def erase_from_set(folder: Path, manifest: Manifest, key: Key, uses: Sequence[Mapping[str, str]], at: int) -> int:
     """Remove the rows of a key from a set's files, note it in the manifest, and return how many there were.
+
+    A row goes if any of `uses`, which map join keys to columns, finds the key in it.
 
     Each file is replaced as a whole, the manifest first. May be repeated after a crash at any point.
     """
-    kept, erased = _without(read_parquet([folder / ENTITIES]), key)
+    kept, erased = _without(read_parquet([folder / ENTITIES]), key, uses)
     stale = sorted(path for path in folder.glob("data*.parquet"))
-    table, left = _without(read_parquet(_in_order(stale)), key)
+    table, left = _without(read_parquet(_in_order(stale)), key, uses)
     if not erased and not left:
         return 0
     new = folder / _NEW
@@ -54,12 +58,14 @@ def _in_order(paths: list[Path]) -> list[Path]:
     return sorted(paths, key=lambda path: int(path.stem.partition("-")[2] or 0))
 
 
-def _without(table: pa.Table, key: Key) -> tuple[pa.Table, int]:
+def _without(table: pa.Table, key: Key, uses: Sequence[Mapping[str, str]]) -> tuple[pa.Table, int]:
     """Return a table without the rows of a key, and how many they were."""
     frame = EntityFrame(table, need_times=False)
-    mask = pa.chunked_array([pa.repeat(pa.scalar(True), table.num_rows)])
-    for field, value in key:
-        column = frame.typed(field, "the erased join key,")
-        mask = pc.and_(mask, pc.fill_null(pc.equal(column, arrow_scalar(value, field.dtype)), False))
-    found = pc.sum(mask).as_py() or 0
-    return table.filter(pc.invert(mask)), int(found)
+    gone = pa.chunked_array([pa.repeat(pa.scalar(False), table.num_rows)])
+    for columns in uses:
+        same = pa.chunked_array([pa.repeat(pa.scalar(True), table.num_rows)])
+        for field, value in key:
+            column = frame.typed(Field(columns[field.name], field.dtype), "the erased join key,")
+            same = pc.and_(same, pc.fill_null(pc.equal(column, arrow_scalar(value, field.dtype)), False))
+        gone = pc.or_(gone, same)
+    return table.filter(pc.invert(gone)), int(pc.sum(gone).as_py() or 0)

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featurestore.definitions.feature_view import Projection
 from featurestore.errors import DatasetError
 
 FORMAT = 1
@@ -38,6 +39,8 @@ class SavedView(msgspec.Struct, frozen=True, kw_only=True):
         SHA-256 of the source text of the transform or on-demand function; empty where there is none.
     join_keys
         Join key to its declared type.
+    uses
+        For each use of the view, join key to the entity frame's column that held it.
     """
 
     name: str
@@ -47,6 +50,7 @@ class SavedView(msgspec.Struct, frozen=True, kw_only=True):
     cuts: tuple[tuple[int, int], ...] = ()
     code: str = ""
     join_keys: dict[str, str] = {}
+    uses: tuple[dict[str, str], ...] = ()
 
 
 class ColumnStatistics(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +92,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         ``view:feature``, in the order of the columns.
     service
         The feature service that was asked for; empty where features were.
+    asked
+        Each feature with its view, and the name and join keys of this use of it.
     entities_hash
         SHA-256 of what the entity frame holds: names, types and values, in order (see `content_hash`).
     erased
@@ -104,6 +110,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     features: tuple[str, ...]
     service: str = ""
+    asked: tuple[Projection, ...] = ()
     full_feature_names: bool
     known_at: str
     views: tuple[SavedView, ...]

@@ -140,9 +140,7 @@ class Reproducer:
                     f"revision {manifest.revision} of the registry holds another definition of view {name!r}; "
                     "it is not the registry that the set was saved with"
                 )
-        request = resolve(
-            project, manifest.service or manifest.features, full_feature_names=manifest.full_feature_names
-        )
+        request = resolve(project, manifest.service or manifest.asked, full_feature_names=manifest.full_feature_names)
         for stored in request.views:
             self._check_log(stored, saved[stored.name])
         versions = {view.rows: view.version for view in manifest.views if view.version is not None}

@@ -314,6 +314,20 @@ def test_saved_sets_lose_the_rows_and_can_still_be_reproduced(store: FeatureStor
     assert (tmp_path / "data/offline/datasets/others/1/manifest.json").read_bytes() == untouched
 
 
+def test_a_view_used_twice_is_erased_by_either_column(store: FeatureStore) -> None:
+    other = NEWEST[["x"]].with_name("other").with_join_key_map({"driver": "rival"})
+    rivals = frame(1, GONE, 2, 1).append_column("rival", pa.array([2, 1, GONE, 2]))
+    job = store.get_historical_features(rivals, ["newest:x", other], full_feature_names=True)
+    job.save("pairs")
+    kept = job.to_arrow().take([0, 3])
+    assert store.datasets.reproduce("pairs").equal
+
+    store.delete_entity({"driver": GONE}, entity="driver")
+
+    assert store.datasets.load("pairs").equals(kept)
+    assert store.datasets.reproduce("pairs").equal
+
+
 def test_definitions_of_the_past_are_erased_too(store: FeatureStore, tmp_path: Path) -> None:
     wider = FeatureView("newest", [DRIVER], [*X, Field("y", Float64)], PUSHED)  # another log, another online state
     store.apply([wider, COUNTED])
