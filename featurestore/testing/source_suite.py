@@ -16,81 +16,24 @@ What a kind of source cannot hold by its nature (JSON has no NaN) stands in `Sou
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from featurestore.clock import from_micros, to_micros
-from featurestore.definitions.sources import BatchSource
 from featurestore.errors import SourceError
 from featurestore.materialize.readers import SourceReader, Wanted
 from featurestore.materialize.text import Rejected
 from featurestore.testing.source_edges import EDGES, bits, edge_table, expected
+from featurestore.testing.source_tables import SourceTables
 from featurestore.types import Float64, Int64, String, UnixTimestamp, ValueType
+
+__all__ = ["SourceSuite", "SourceTables"]
 
 _AT = to_micros(datetime(2024, 5, 1, 12, tzinfo=UTC))
 _DAY = 86_400_000_000
-
-
-class SourceTables(ABC):
-    """Tables of one kind of source, written and changed around the reader.
-
-    Attributes
-    ----------
-    cannot_hold
-        Columns of `EDGES` that this kind cannot hold, and why.
-    times
-        The type of the column ``ts``.
-    is_typed
-        Whether columns have stored types; else values are parsed one by one, and a wrong one rejects its row.
-    has_versions
-        Whether `SourceReader.version` tells of changes; else it is None.
-    suggests_tables
-        Whether the error for a table that is not there names the nearest one.
-    many
-        A number of rows, of a hundred bytes each, that is too many for one portion.
-    """
-
-    cannot_hold: ClassVar[Mapping[str, str]] = {}
-    times: ClassVar[pa.DataType] = pa.timestamp("us", "UTC")
-    is_typed: ClassVar[bool] = True
-    has_versions: ClassVar[bool] = True
-    suggests_tables: ClassVar[bool] = False
-    many: ClassVar[int] = 70_000
-
-    @abstractmethod
-    def write(self, name: str, table: pa.Table) -> None:
-        """Make the table, with these rows and no others; one of the name is replaced, whatever columns it has."""
-
-    @abstractmethod
-    def source(self, name: str, **options: Any) -> BatchSource:
-        """Return the definition of a source called ``name`` that reads the table, there or not.
-
-        ``options`` are `field_mapping` and the like; `timestamp_field` is always among them.
-        """
-
-    def rewrite(self, name: str, table: pa.Table) -> None:
-        """Replace all rows and keep the columns, the way that writers do while others read."""
-        self.write(name, table)
-
-    def try_write(self, name: str, table: pa.Table) -> bool:
-        """Write the table while a reader is open; return False where that has to wait until it is closed."""
-        self.write(name, table)
-        return True
-
-    def settings(self) -> Mapping[str, Any]:
-        """Return the settings of the source's connection."""
-        return {}
-
-    def reader(self, name: str, **options: Any) -> SourceReader:
-        """Return a reader of the table."""
-        source = self.source(name, **{"timestamp_field": "ts", **options})
-        return SourceReader(source, Path(), self.settings())
 
 
 class SourceSuite:
@@ -178,6 +121,18 @@ class SourceSuite:
         states = pa.chunked_array([columns[1] for columns in found]).unique().to_pylist()
         assert states in ([0], [1])
         assert len(pa.chunked_array([columns[0] for columns in found]).unique()) == tables.many
+
+    def test_a_table_that_is_rewritten_between_reads_is_one_state_or_an_error(self, tables: SourceTables) -> None:
+        tables.write("trips", _small(tables))
+        with tables.reader("trips") as reader:
+            found, _ = _read(reader, {"id": Int64, "name": String})
+            tables.rewrite("trips", _small(tables).set_column(3, "name", pa.array(["b", None])))
+            try:
+                again, _ = _read(reader, {"id": Int64, "name": String})
+            except SourceError as error:
+                assert "trips" in str(error)
+                return
+        assert again["name"] == found["name"] or (not tables.sees_one_state and again["name"] == ["b", None])
 
     def test_what_is_not_there_is_said(self, tables: SourceTables) -> None:
         tables.write("trips", _small(tables))

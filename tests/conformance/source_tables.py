@@ -32,6 +32,7 @@ class Files(SourceTables):
     """Files below a folder, or below a bucket's key: a table is a file, or a folder for Delta."""
 
     ending: ClassVar[str]
+    sees_one_state = True
 
     def __init__(self, root: str, server: S3Server | None = None) -> None:
         self.root = root
@@ -182,6 +183,7 @@ class Postgres(SourceTables):
     """Tables of a schema of its own."""
 
     has_versions = False
+    sees_one_state = True
     suggests_tables = True
     many = 25_000
     types: ClassVar[Mapping[pa.DataType, str]] = {
