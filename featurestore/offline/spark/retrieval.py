@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from featurestore.errors import EntityFrameError
+from featurestore.errors import EntityFrameError, suggest
 from featurestore.offline.dialects import scan_sql
 from featurestore.offline.engine import Features
 from featurestore.offline.frame import TIMESTAMP, EntityFrame
@@ -97,9 +97,11 @@ class SparkRetrievalJob(RetrievalJob):
             )
         frame = self._remote if self._remote is not None else self._sent(self._frame.table)
         evaluated, columns = self._evaluated(frame)
-        given = [evaluated[_quoted(name)] for name in frame.columns]
-        named = [evaluated[columns[c.view, c.feature][0]].alias(c.name) for c in self.request.columns]
-        return evaluated.select(*given, *named)
+        wanted = [columns[column.view, column.feature][0] for column in self.request.columns]
+        kept = [*frame.columns, *(column.name for column in self.request.columns)]
+        safe = evaluated.toDF(*_safe_names(evaluated.columns))  # names may hold dots and backticks
+        places = [*range(len(frame.columns)), *(evaluated.columns.index(name) for name in wanted)]
+        return safe.select(*(f"c{place}" for place in places)).toDF(*kept)
 
     def _stored(self) -> Features:
         remote = self._remote is not None
@@ -173,7 +175,13 @@ class SparkRetrievalJob(RetrievalJob):
         from pyspark.sql import functions as f
 
         names = sorted(key.name for key in tasks[0].view.join_keys)
-        label_keys = dict(zip([key.name for key in tasks[0].view.join_keys], tasks[0].keys, strict=True))
+        by_name = dict(zip([key.name for key in tasks[0].view.join_keys], tasks[0].keys, strict=True))
+        for column in by_name.values():
+            if column not in frame.columns:
+                hint = suggest(column, frame.columns)
+                raise EntityFrameError(
+                    f"the entity frame has no column {column!r}, the join key of view {tasks[0].name!r}{hint}"
+                )
         rows = self._rows(tasks)
         types = dict(rows.dtypes)
         buckets = max(int(self._session.conf.get("spark.sql.shuffle.partitions") or 200), 1)
@@ -182,20 +190,22 @@ class SparkRetrievalJob(RetrievalJob):
             hashed = f.pmod(f.xxhash64(*columns), f.lit(buckets)) if columns else f.lit(0)
             return hashed.cast("int").alias(_BUCKET)
 
-        label_columns = [f.col(_quoted(label_keys[name])).cast(types[name]) for name in names]
-        left = frame.select("*", bucket(label_columns)).groupBy(_BUCKET)
+        given = frame.columns
+        safe = frame.toDF(*_safe_names(given))  # names may hold dots and backticks
+        label_keys = [f.col(f"c{given.index(by_name[name])}").cast(types[name]) for name in names]
+        left = safe.select("*", bucket(label_keys)).groupBy(_BUCKET)
         right = rows.select("*", bucket([f.col(_quoted(name)) for name in names])).groupBy(_BUCKET)
         cuts = {task.name: tuple(self._cuts_of(task.view)) for task in tasks}
-        work = msgspec.json.encode(Work.of(tasks, cuts, self.known_at))
+        work = msgspec.json.encode(Work.of(tasks, cuts, tuple(given), self.known_at))
         with quiet():
-            answer = left.cogroup(right).applyInArrow(evaluator(work), self._schema(frame, tasks))
-        made = {
-            column: f"g{number}{column}"
+            answer = left.cogroup(right).applyInArrow(evaluator(work), self._schema(safe, tasks))
+        made = [
+            f"g{number}{column}"
             for place, task in enumerate(tasks)
             for place_in_task in range(len(task.features))
             for column in (value_column(place, place_in_task), status_column(place, place_in_task))
-        }
-        return answer.drop(_BUCKET).withColumnsRenamed(made)
+        ]
+        return answer.drop(_BUCKET).toDF(*given, *made)
 
     def _schema(self, frame: DataFrame, tasks: list[ViewTask]) -> Any:
         from pyspark.sql.pandas.types import from_arrow_type
@@ -237,6 +247,10 @@ class SparkRetrievalJob(RetrievalJob):
             return self._session.sql(scan_sql(scan, "spark", name, pretty=False))
         finally:
             self._session.catalog.dropTempView(name)
+
+
+def _safe_names(names: Sequence[str]) -> list[str]:
+    return [f"c{place}" for place in range(len(names))]
 
 
 def _quoted(name: str) -> str:

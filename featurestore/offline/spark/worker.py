@@ -31,18 +31,23 @@ class Work(msgspec.Struct, frozen=True):
         Name, features, and the labels' column of each join key; all of one log and one set of keys.
     cuts
         By task name, the cuts of a lambda view.
+    names
+        The entity frame's columns; Spark gives the labels' first columns other names.
     """
 
     views: dict[str, str]
     tasks: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]
     cuts: dict[str, tuple[Cut, ...]]
+    names: tuple[str, ...]
     known_at: KnownAt
 
     @classmethod
-    def of(cls, tasks: list[ViewTask], cuts: Mapping[str, tuple[Cut, ...]], known_at: KnownAt) -> Work:
+    def of(
+        cls, tasks: list[ViewTask], cuts: Mapping[str, tuple[Cut, ...]], names: tuple[str, ...], known_at: KnownAt
+    ) -> Work:
         """Return the work of some tasks."""
         views = {task.name: encode(task.view).decode() for task in tasks}
-        return cls(views, tuple((task.name, task.features, task.keys) for task in tasks), dict(cuts), known_at)
+        return cls(views, tuple((task.name, task.features, task.keys) for task in tasks), dict(cuts), names, known_at)
 
 
 def value_column(task: int, feature: int) -> str:
@@ -66,9 +71,10 @@ def evaluator(work: bytes) -> Callable[[pa.Table, pa.Table], pa.Table]:
 
 def evaluate_group(work: bytes, labels: pa.Table, rows: pa.Table) -> pa.Table:
     """Return the labels with values and statuses of every feature; rows without labels give none."""
-    known_at, tasks, cuts = _decoded(work)
+    given, tasks = _decoded(work)
+    known_at, cuts = given.known_at, given.cuts
     labels = labels.cast(pa.schema([field.with_type(_in_utc(field.type)) for field in labels.schema]))
-    frame = EntityFrame(labels)
+    frame = EntityFrame(labels.select(range(len(given.names))).rename_columns(list(given.names)))
 
     def keys_of(task: ViewTask) -> dict[str, Any]:
         what = f"the join key of view {task.name!r},"
@@ -111,7 +117,7 @@ def _typed(rows: pa.Table, view: FeatureView) -> pa.Table:
 
 
 @lru_cache(maxsize=8)
-def _decoded(work: bytes) -> tuple[KnownAt, list[ViewTask], dict[str, tuple[Cut, ...]]]:
+def _decoded(work: bytes) -> tuple[Work, list[ViewTask]]:
     """Return what `Work` says; a worker is called with the same one again and again."""
     given = msgspec.json.decode(work, type=Work)
     tasks = []
@@ -119,4 +125,4 @@ def _decoded(work: bytes) -> tuple[KnownAt, list[ViewTask], dict[str, tuple[Cut,
         view = decode(given.views[name])
         assert isinstance(view, FeatureView)  # noqa: S101  (encoded from one)
         tasks.append(ViewTask(name, view, features, keys))
-    return given.known_at, tasks, given.cuts
+    return given, tasks
