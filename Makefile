@@ -36,7 +36,7 @@ demo: $(READY)
 
 # pytest comes last, so that its summary is the last thing to read.
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 lint: $(READY)
 	$(BIN)/python -m ruff check .
@@ -61,7 +61,7 @@ lock: $(READY)
 test-lowest: $(READY)
 	$(BIN)/python -m uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
 	$(BIN)/python -m uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --editable '.[dev]'
-	$(LOWEST)/bin/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(LOWEST)/bin/python -m pytest -n 2 $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) $(LOWEST) $(BENCH) build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

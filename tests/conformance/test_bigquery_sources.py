@@ -25,11 +25,8 @@ from featurestore.materialize.tables import Partition, Span
 from featurestore.testing.source_suite import SourceSuite, SourceTables
 from tests.servers.bigquery import PROJECT, BigQuery
 
-pytestmark = [
-    pytest.mark.xdist_group("bigquery"),
-    # Google's client says so of the way in which it itself reads.
-    pytest.mark.filterwarnings("ignore:Retrieving Arrow record batches directly:PendingDeprecationWarning"),
-]
+# Google's client says so of the way in which it itself reads.
+pytestmark = pytest.mark.filterwarnings("ignore:Retrieving Arrow record batches directly:PendingDeprecationWarning")
 
 TYPES = {
     pa.bool_(): "BOOL",
@@ -48,6 +45,7 @@ class BigQueryTables(SourceTables):
     """Tables in a dataset of their own, written by load jobs."""
 
     suggests_tables = True
+    sees_one_state = False
     cannot_hold: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("int32s", "widened_int32s"), "its integers have 64 bits"),
         **dict.fromkeys(("float32s", "widened_float32s", "vectors"), "its floats have 64 bits"),

