@@ -12,6 +12,7 @@ import click
 from featurestore.cli.arguments import (
     features_option,
     full_names_option,
+    parse_time,
     pass_settings,
     selected_features,
     service_option,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from featurestore.offline.plan import KnownAt
+    from featurestore.offline.retrieve import Engine
 
 PREVIEW_ROWS = 5
 PREVIEW_COLUMNS = 8
@@ -32,10 +34,11 @@ PREVIEW_COLUMNS = 8
 @click.option(
     "--entities",
     type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
     metavar="FILE",
     help="Join keys and event_timestamp (.parquet, .csv or .jsonl); other columns are kept.",
 )
+@click.option("--start", metavar="TIME", help="Without --entities: every change of a feature from then on...")
+@click.option("--end", metavar="TIME", help="...and before then is a row.")
 @features_option
 @service_option
 @click.option(
@@ -49,22 +52,34 @@ PREVIEW_COLUMNS = 8
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write here (.parquet or .csv)."
 )
+@click.option(
+    "--engine",
+    type=click.Choice(["duckdb", "spark"]),
+    default="duckdb",
+    show_default=True,
+    help="What reads the logs; values are the same.",
+)
+@click.option("--explain", is_flag=True, help="Show the plan and its SQL, and read nothing.")
 @click.option("--save", metavar="NAME", help="Save as the next version of this training set (see `dataset`).")
 @json_option
 @pass_settings
 def historical(
     settings: Settings,
     *,
-    entities: Path,
+    entities: Path | None,
+    start: str | None,
+    end: str | None,
     features: Sequence[str],
     service: str | None,
     known_at: KnownAt,
     full_feature_names: bool,
     out: Path | None,
+    engine: Engine,
+    explain: bool,
     save: str | None,
     as_json: bool,
 ) -> None:
-    """Build a point-in-time training set for a file of entities and times.
+    """Build a point-in-time training set for a file of entities and times, or for every change in a range of time.
 
     Each row gets its features as of its own event_timestamp. The first rows are shown; --out writes them all, in the
     order of the file.
@@ -78,11 +93,24 @@ def historical(
     store = settings.open()
     wanted = selected_features(store, features, service)
     request = resolve(store.project, wanted, full_feature_names=full_feature_names)
-    frame = read_entities(entities, needed_types(request))
+    frame = None if entities is None else read_entities(entities, needed_types(request))
     started = time.perf_counter()
     job = store.get_historical_features(
-        entity_df=frame, features=wanted, full_feature_names=full_feature_names, known_at=known_at
+        entity_df=frame,
+        features=wanted,
+        full_feature_names=full_feature_names,
+        known_at=known_at,
+        start_date=None if start is None else parse_time(start),
+        end_date=None if end is None else parse_time(end),
+        engine=engine,
     )
+    if explain:
+        sql = job.to_sql(engine)
+        if as_json:
+            emit_json({"plan": job.explain(), "sql": sql})
+        else:
+            click.echo(f"{job.explain()}\n\n{sql}")
+        return
     table = job.to_arrow()
     seconds = time.perf_counter() - started
     saved = None if save is None else job.save(save).label

@@ -12,7 +12,8 @@ from featurestore.offline.kernels import Bools, Ints
 
 KeyColumns = Sequence[pa.ChunkedArray | pa.Array]
 
-_WIDEST = 1 << 31
+_WIDE = 1 << 24
+_SPARSE = 32
 
 
 class KeyNumbers(NamedTuple):
@@ -92,7 +93,7 @@ def _by_value(column: pa.Array) -> tuple[KeyNumbers, Ints] | None:
     valid = _valid(column) if column.null_count else None
     known = values if valid is None else values[valid]
     low, high = int(known.min()), int(known.max())
-    if high - low >= _WIDEST:
+    if high - low >= max(_WIDE, _SPARSE * len(values)):  # flags by number would take more memory than the labels
         return None
     numbers = values - low
     if valid is not None:

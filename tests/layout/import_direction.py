@@ -82,7 +82,7 @@ OWNERS: dict[str, Owner] = {
     "polars": FRAMES,
     "py4j": Owner(("featurestore.materialize", "featurestore.offline.spark"), deferred=True),
     "pyarrow": ANYWHERE,
-    "pyspark": Owner(("featurestore.materialize", "featurestore.offline.spark", "featurestore.store"), deferred=True),
+    "pyspark": Owner(("featurestore.materialize", "featurestore.offline"), deferred=True),
     "pytest": Owner(("featurestore.testing",)),
     "rich": Owner(("featurestore.cli",)),
     "sqlalchemy": Owner(("featurestore.materialize", "featurestore.registry")),

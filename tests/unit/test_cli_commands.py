@@ -285,6 +285,12 @@ class Job:
     def to_arrow(self) -> pa.Table:
         return self.table
 
+    def explain(self) -> str:
+        return "scan the log"
+
+    def to_sql(self, dialect: str) -> str:
+        return f"SELECT in {dialect}"
+
 
 class TestHistorical:
     answer = pa.table({"driver_id": ["007", "8"], "sum_fare_1h": [1.5, None], "last": [[1, 2], None]})
@@ -360,6 +366,23 @@ class TestHistorical:
         assert pq.read_table(tmp_path / "out.parquet").equals(self.answer)
         assert (tmp_path / "out.csv").read_text() == '"driver_id","sum_fare_1h","last"\n"007",1.5,"[1,2]"\n"8",,\n'
         assert sorted(path.name for path in tmp_path.iterdir()) == ["entities.csv", "out.csv", "out.parquet"]
+
+    def test_a_range_needs_no_entities(self) -> None:
+        store = self.store()
+
+        assert store.run("historical", "--start", "2024-05-01", "--end", "2024-05-02", "--service", "model") == 0
+
+        options = store.calls[0][2]
+        assert options["entity_df"] is None
+        assert (options["start_date"], options["end_date"]) == (T0, T0 + timedelta(days=1))
+
+    def test_the_plan_is_shown_and_nothing_is_read(self, capsys: pytest.CaptureFixture[str]) -> None:
+        arguments = ["historical", "--start", "2024-05-01", "--end", "2024-05-02", "--service", "model", "--explain"]
+
+        assert self.store().run(*arguments, "--engine", "spark") == 0
+        assert capsys.readouterr().out == "scan the log\n\nSELECT in spark\n"
+        assert self.store().run(*arguments, "--json") == 0
+        assert out_json(capsys) == {"plan": "scan the log", "sql": "SELECT in duckdb"}
 
     def test_the_summary_as_json(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.store().run("historical", "--entities", str(self.entities(tmp_path)), "--service", "model", "--json")
