@@ -17,8 +17,6 @@ from featurestore.testing.conformance import case_frame, feature_differences, fi
 from featurestore.testing.generate import Case, merged_case, random_cases
 from tests.servers.spark import Spark
 
-pytestmark = pytest.mark.xdist_group("hive")  # one Spark application serves all tests
-
 VIEWS = 12
 CASES_A_VIEW = 100
 

@@ -27,8 +27,6 @@ from featurestore.store import FeatureStore
 from featurestore.types import Float64, Int64, String, UnixTimestamp, Vector
 from tests.servers.spark import Spark
 
-pytestmark = pytest.mark.xdist_group("hive")  # one Spark application serves all tests
-
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
 SCHEMA = [Field("km", Float64), Field("seats", Int64), Field("at", UnixTimestamp), Field("spot", Vector(2))]
