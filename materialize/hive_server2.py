@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.errors import MissingExtraError, SourceError, suggest
-from featurestore.materialize.hive_table import HiveColumn, StatementError
+from featurestore.materialize.hive_table import HiveColumn, StatementError, arrow_type
 
 _AUTH = {
     "NONE": "PLAIN",  # Hive's own name for SASL without a check
@@ -85,7 +85,12 @@ class Server2Engine:
         with self._cursor() as cursor:
             listed = ", ".join(f"{self._select(column)} AS c{place}" for place, column in enumerate(columns))
             cursor.set_arraysize(_ROWS)
+            if self._is_spark:  # whose types do not show in what is selected
+                cursor.execute(f"DESCRIBE QUERY SELECT {', '.join(column.sql for column in columns)} {rest}")
+                _check_types(columns, [row[1] for row in cursor.fetchall()])
             cursor.execute(f"SELECT {listed} {rest}")
+            if not self._is_spark:
+                _check_types(columns, [_described(column) for column in cursor.description])
             # An empty batch is the end: execute has waited for the rows.
             while (batch := cursor.fetchcbatch()) is not None:
                 arrays = [to_arrow(column, got) for column, got in zip(columns, batch.columns, strict=True)]
@@ -208,6 +213,13 @@ def _described(column: Sequence[Any]) -> str:
     """Return a column of a cursor's description the way that DESCRIBE writes its type."""
     kind = str(column[1]).lower()
     return f"decimal({column[4]},{column[5]})" if kind == "decimal" else kind
+
+
+def _check_types(columns: Sequence[HiveColumn], kinds: Sequence[str]) -> None:
+    """Refuse a table whose types have changed since they were asked for: values would be taken for others."""
+    for column, kind in zip(columns, kinds, strict=True):
+        if arrow_type(kind) != column.arrow and not column.type.startswith(f"{kind}<"):
+            raise StatementError(f"the column {column.name!r} is {kind} now, and was {column.type}; read it anew")
 
 
 def _is_spark(cursor: Any) -> bool:

@@ -165,12 +165,16 @@ def test_the_partitions_are_listed(settings: Mapping[str, Any], daily: str) -> N
 def test_partitions_may_be_dates(settings: Mapping[str, Any], hive: Hive) -> None:
     table = f"dates_{uuid4().hex}"
     hive.execute(
-        f"CREATE TABLE {table} (id BIGINT, ts TIMESTAMP) PARTITIONED BY (day DATE) STORED AS ORC",
-        f"INSERT INTO {table} VALUES (1, TIMESTAMP'2024-05-01 23:59:59.999999', DATE'2024-05-01'), "
-        "(2, TIMESTAMP'2024-05-02 00:00:00', DATE'2024-05-02'), (3, TIMESTAMP'2024-05-02 00:00:01', DATE'2024-05-01')",
+        f"CREATE TABLE {table} (id BIGINT, ts TIMESTAMP, v VARCHAR(3)) PARTITIONED BY (day DATE) STORED AS ORC",
+        f"INSERT INTO {table} VALUES (1, TIMESTAMP'2024-05-01 23:59:59.999999', 'a', DATE'2024-05-01'), "
+        "(2, TIMESTAMP'2024-05-02 00:00:00', 'b', DATE'2024-05-02'), "
+        "(3, TIMESTAMP'2024-05-02 00:00:01', 'c', DATE'2024-05-01')",
     )
     found = read(settings, Span("ts", MAY + DAY, MAY + 2 * DAY), table=table, partition_column="day")
-    assert found["id"].to_pylist() == [2]  # and not 3, whose partition is that of another day
+    assert (found["id"].to_pylist(), found["v"].to_pylist()) == (
+        [2],
+        ["b"],
+    )  # and not 3, whose partition is that of another day
 
 
 VALUES = """
