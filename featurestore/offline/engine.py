@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -161,12 +162,15 @@ class _Execution:
     def _evaluated_once(
         self, portion: _Portion, chosen: Mapping[tuple[str, ...], Ints | None]
     ) -> list[tuple[ViewTask, dict[str, Feature]]]:
-        found = self._source.read(self._scan, self._keys, portion.wanted, positions=self._positions)
+        asked = {keys: self._labels(keys, places) for keys, places in chosen.items()}
+        with ThreadPoolExecutor(1) as threads:  # labels are sorted while rows are read
+            sorting = [threads.submit(getattr, labels, "by_key") for labels in asked.values()]
+            found = self._source.read(self._scan, self._keys, portion.wanted, positions=self._positions)
+            wait(sorting)
         answers = []
-        for number, keys in enumerate(chosen, start=1):
+        for number, (keys, labels) in enumerate(asked.items(), start=1):
             mine = [task for task in self._scan.tasks if task.keys == keys]
-            key = found.key if number == len(chosen) else found.key.copy()  # the last may use it up
-            labels = self._labels(keys, chosen[keys])
+            key = found.key if number == len(asked) else found.key.copy()  # the last may use it up
             answers += self._in_pieces(mine, pieces(key, found.time, found.table, labels), labels)
         return answers
 

@@ -8,12 +8,13 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from featurestore.offline.kernels import Ints, search
+from featurestore.offline.kernels import Ints, expand, search
 
 POSITION = ("arrival", "_writer", "_sequence")
 """The columns that order rows of one key with one event time."""
 
 _BLOCK = 1 << 16
+_RUN = 256
 _PIECE_ROWS = 1 << 20
 _PIECE_LABELS = 1 << 17
 
@@ -37,9 +38,8 @@ def order_of(key: Ints, time: Ints) -> tuple[Ints, int, Ints | None]:
     by_time
         The rows in the order of time; None where they were given in it.
     """
-    by_time = None
-    if len(time) and not bool((time[1:] >= time[:-1]).all()):
-        by_time = np.argsort(time, kind="stable")
+    by_time = _by_time(time)
+    if by_time is not None:
         key = key[by_time]
     bits = len(time).bit_length()
     key <<= bits
@@ -48,6 +48,22 @@ def order_of(key: Ints, time: Ints) -> tuple[Ints, int, Ints | None]:
         part |= np.arange(start, start + len(part))
     key.sort()
     return key, bits, by_time
+
+
+def _by_time(time: Ints) -> Ints | None:
+    """Return the rows in the order of time, or None where they are in it.
+
+    Logs are written a stretch of time after the other, but by several writers at a time: putting such runs in order is
+    cheaper than sorting.
+    """
+    starts = np.concatenate(([0], np.flatnonzero(time[1:] < time[:-1]) + 1))
+    if len(starts) == 1:
+        return None
+    ends = np.append(starts[1:], len(time))
+    order = np.argsort(time[starts], kind="stable")
+    if len(starts) * _RUN < len(time) and bool((time[ends[order[:-1]] - 1] <= time[starts[order[1:]]]).all()):
+        return expand(starts[order], ends[order])[0]
+    return np.argsort(time, kind="stable")
 
 
 class Labels:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from featurestore.errors import OfflineStoreError
-from featurestore.offline.buffers import column_buffer
+from featurestore.offline.buffers import close_gaps, column_buffer
 from featurestore.offline.duckdb.session import engine_errors, identifier, literal_path, session
 from featurestore.offline.engine import Found
 from featurestore.offline.kernels import Bools, Ints
 from featurestore.offline.keys import KeyNumbers, integers_of
 from featurestore.offline.plan import Scan
 from featurestore.offline.rows import POSITION, Table
+from featurestore.offline.threads import in_threads
 
 SOURCE = "read_parquet($files, hive_partitioning = false)"
 
 _BATCH_ROWS = 1 << 17
+_SPLIT_ROWS = 1 << 18
 _NUMBER = "_number"
 
 
@@ -28,33 +31,67 @@ class DuckDbRows:
 
     def limit(self, scan: Scan) -> int:
         """Return how many rows the scan's files hold."""
-        files = scan.log.files(scan.start, scan.end)
-        with engine_errors("the log could not be read"):
-            try:
-                return sum(pq.read_metadata(file).num_rows for file in files)
-            except (OSError, pa.ArrowException) as error:
-                raise OfflineStoreError(f"a file of {scan.log.path} cannot be read: {error}") from error
+        return sum(_row_counts(scan, scan.log.files(scan.start, scan.end)))
 
     def read(self, scan: Scan, keys: KeyNumbers, wanted: Bools | None, *, positions: bool) -> Found:
-        """Read the rows whose keys are wanted; see `RowSource`."""
+        """Read the rows whose keys are wanted, some files by one thread, some by another; see `RowSource`."""
         columns = [*dict.fromkeys([*scan.columns, *(POSITION if positions else ())])]
         schema = pa.schema([scan.log.schema.field(name) for name in columns])
-        limit = self.limit(scan)
-        key, time = np.empty(limit, dtype=np.int64), np.empty(limit, dtype=np.int64)
-        kept = {field.name: column_buffer(field.type, limit) for field in schema}
-        count = 0
-        for batch, numbers in _numbered(scan, keys, wanted, positions=positions):
-            if wanted is not None and keys.base is not None:
-                mask = _mask(numbers, wanted)
-                if not mask.all():
-                    batch, numbers = batch.filter(pa.array(mask)), numbers[mask]
-            end = count + batch.num_rows
-            key[count:end] = numbers
-            time[count:end] = batch.column("event_timestamp").view(pa.int64()).to_numpy()
-            for name, buffer in kept.items():
-                buffer.add(batch.column(name))
-            count = end
-        return Found(key[:count], time[:count], Table({name: buffer.array() for name, buffer in kept.items()}, schema))
+        files = scan.log.files(scan.start, scan.end)
+        counts = _row_counts(scan, files)
+        into = _Columns(schema, sum(counts))
+
+        def work(part: tuple[int, Sequence[str]]) -> tuple[int, int]:
+            place, some = part
+            start = place
+            for batch, numbers in _numbered(scan, some, keys, wanted, positions=positions):
+                if wanted is not None and keys.base is not None:
+                    mask = _mask(numbers, wanted)
+                    if not mask.all():
+                        batch, numbers = batch.filter(pa.array(mask)), numbers[mask]
+                into.put(place, batch, numbers)
+                place += batch.num_rows
+            return start, place
+
+        return into.found(in_threads(work, _halves(files, counts)))
+
+
+class _Columns:
+    """What is read, in arrays with a place for every row that there may be."""
+
+    def __init__(self, schema: pa.Schema, limit: int) -> None:
+        self._schema = schema
+        self._key, self._time = np.empty(limit, dtype=np.int64), np.empty(limit, dtype=np.int64)
+        self._columns = {field.name: column_buffer(field.type, limit) for field in schema}
+
+    def put(self, place: int, batch: pa.RecordBatch, numbers: Ints) -> None:
+        end = place + batch.num_rows
+        self._key[place:end] = numbers
+        self._time[place:end] = batch.column("event_timestamp").view(pa.int64()).to_numpy()
+        for name, buffer in self._columns.items():
+            buffer.put(place, batch.column(name))
+
+    def found(self, spans: Sequence[tuple[int, int]]) -> Found:
+        columns = {name: buffer.array(spans) for name, buffer in self._columns.items()}
+        key: Ints = close_gaps(self._key, spans).astype(np.int64, copy=False)
+        time: Ints = close_gaps(self._time, spans).astype(np.int64, copy=False)
+        return Found(key, time, Table(columns, self._schema))
+
+
+def _row_counts(scan: Scan, files: Sequence[str]) -> list[int]:
+    try:
+        return [pq.read_metadata(file).num_rows for file in files]
+    except (OSError, pa.ArrowException) as error:
+        raise OfflineStoreError(f"a file of {scan.log.path} cannot be read: {error}") from error
+
+
+def _halves(files: Sequence[str], counts: Sequence[int]) -> list[tuple[int, Sequence[str]]]:
+    """Split files into two parts with about as many rows; each with the place where its rows begin."""
+    before = [0, *accumulate(counts)]
+    if before[-1] < _SPLIT_ROWS or len(files) < 2:
+        return [(0, files)]
+    middle = min(range(1, len(files)), key=lambda number: abs(2 * before[number] - before[-1]))
+    return [(0, files[:middle]), (before[middle], files[middle:])]
 
 
 def _mask(numbers: Ints, wanted: Bools) -> Bools:
@@ -67,10 +104,9 @@ def _mask(numbers: Ints, wanted: Bools) -> Bools:
 
 
 def _numbered(
-    scan: Scan, keys: KeyNumbers, wanted: Bools | None, *, positions: bool
+    scan: Scan, files: Sequence[str], keys: KeyNumbers, wanted: Bools | None, *, positions: bool
 ) -> Iterator[tuple[pa.RecordBatch, Ints]]:
-    """Yield the rows with the numbers of their keys: computed here, or found by a join."""
-    files = scan.log.files(scan.start, scan.end)
+    """Yield the rows of some files with the numbers of their keys: computed here, or found by a join."""
     if not files:
         return
     sql = scan.sql(SOURCE, positions=positions)
