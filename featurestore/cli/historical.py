@@ -79,10 +79,10 @@ def historical(
     save: str | None,
     as_json: bool,
 ) -> None:
-    """Build a point-in-time training set for a file of entities and times, or for every change in a range of time.
+    """Build a point-in-time training set for a file of entities and times.
 
     Each row gets its features as of its own event_timestamp. The first rows are shown; --out writes them all, in the
-    order of the file.
+    order of the file. --start and --end instead of a file ask for a row at every change of a feature between them.
     """
     from featurestore.cli.frames import check_output, read_entities, write_table
     from featurestore.cli.requests import needed_types

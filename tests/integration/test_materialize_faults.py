@@ -78,7 +78,7 @@ def test_a_file_rewritten_between_chunks_changes_nothing(
     before = outcome(bench)
     with monkeypatch.context() as patch:
         interrupted(patch, chunk, lambda: bench.write(FIRST))
-        message = "source 'trips' changed while it was read, .*; nothing was changed: run this again once its writer"
+        message = "ource 'trips'.* changed while it was read"
         assert_untouched(bench, before, SourceError, message)
     assert run(bench)[0].rows == len(FIRST)
 

@@ -34,7 +34,7 @@ from featurestore.types import SCALARS, ValueType
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 NAMES = st.from_regex(r"[a-z][a-z0-9]{0,5}", fullmatch=True)
 COLUMNS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Cf", "Co", "Cn", "Z"]), min_size=1, max_size=6).filter(
-    lambda name: name.isprintable() and name not in RESERVED_COLUMNS
+    lambda name: name.isprintable() and name.casefold() not in RESERVED_COLUMNS
 )
 TAGS = st.dictionaries(TEXT, TEXT, max_size=2)
 KEY_TYPES = st.sampled_from(["int32", "int64", "string", "bytes", "bool", "timestamp"]).map(ValueType)
@@ -77,7 +77,7 @@ STREAMS = st.builds(
 
 def fields(columns: st.SearchStrategy[str], types: st.SearchStrategy[ValueType], low: int) -> st.SearchStrategy[Any]:
     field = st.builds(Field, columns, types, description=TEXT, tags=TAGS)
-    return st.lists(field, min_size=low, max_size=4, unique_by=lambda f: f.name)
+    return st.lists(field, min_size=low, max_size=4, unique_by=lambda f: f.name.casefold())
 
 
 ENTITIES = st.builds(Entity, NAMES, join_keys=fields(COLUMNS, KEY_TYPES, 1), **prose())
@@ -98,11 +98,17 @@ def aggregations(draw: st.DrawFn, names: list[str], hop: int) -> Aggregation:
     )
 
 
+def names_differ(source: FileSource | PushSource | FileStreamSource) -> bool:
+    """Return whether a source and the batch source behind it have two names, as those of a project must."""
+    return isinstance(source, FileSource) or source.batch_source is None or source.batch_source.name != source.name
+
+
 @st.composite
 def views(draw: st.DrawFn) -> FeatureView:
     entity = draw(ENTITIES)
     taken = [key.name for key in entity.keys]
-    schema = [field for field in draw(fields(COLUMNS, TYPES, 1)) if field.name not in taken]
+    folded = {name.casefold() for name in taken}
+    schema = [field for field in draw(fields(COLUMNS, TYPES, 1)) if field.name.casefold() not in folded]
     hop = draw(HOPS)
     windows = draw(st.lists(st.deferred(lambda: aggregations(taken, hop)), min_size=0 if schema else 1, max_size=3))
     code = st.builds(UserCode, TEXT, TEXT)
@@ -110,7 +116,7 @@ def views(draw: st.DrawFn) -> FeatureView:
         draw(NAMES),
         entities=[entity],
         schema=schema,
-        source=draw(FILES | PUSHES | STREAMS),
+        source=draw((FILES | PUSHES | STREAMS).filter(names_differ)),
         ttl=None if windows else draw(st.none() | st.timedeltas(timedelta(microseconds=1), timedelta(days=9999))),
         aggregations=windows,
         transform=draw(st.none() | code),
