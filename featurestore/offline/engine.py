@@ -14,7 +14,7 @@ from featurestore.offline.asof import AmbiguousOrderError, Visible, evaluate
 from featurestore.offline.kernels import Bools, Ints
 from featurestore.offline.keys import KeyColumns, KeyNumbers, number_keys
 from featurestore.offline.plan import KnownAt, Scan, ViewTask
-from featurestore.offline.rows import POSITION, Labels, Rows, Table, pieces
+from featurestore.offline.rows import POSITION, Labels, Piece, Rows, Table, pieces
 from featurestore.offline.threads import in_threads
 from featurestore.offline.windows import Feature
 
@@ -175,14 +175,13 @@ class _Execution:
         return answers
 
     def _in_pieces(
-        self, tasks: Sequence[ViewTask], parts: Iterator[tuple[Rows, Ints]], labels: Labels
+        self, tasks: Sequence[ViewTask], parts: Iterator[Piece], labels: Labels
     ) -> list[tuple[ViewTask, dict[str, Feature]]]:
         """Evaluate tasks on every piece, several at the same time, and put the answers in the labels' order."""
 
-        def work(part: tuple[Rows, Ints]) -> list[dict[str, Feature]]:
-            rows, places = part
-            some = labels.take(places)
-            visible = None if self._visible_of is None else self._visible_of(rows, places)
+        def work(piece: Piece) -> list[dict[str, Feature]]:
+            rows, some = piece.rows(), labels.take(piece.places)
+            visible = None if self._visible_of is None else self._visible_of(rows, piece.places)
             return [
                 evaluate(task.view, list(task.features), rows, some, known_at=self._known_at, visible=visible)
                 for task in tasks

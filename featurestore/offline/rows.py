@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -173,7 +174,25 @@ class Table:
         return taken if taken.type == dtype else taken.cast(dtype)
 
 
-def pieces(key: Ints, time: Ints, table: Table, labels: Labels) -> Iterator[tuple[Rows, Ints]]:
+class Piece(NamedTuple):
+    """All rows of some keys, still to be gathered, and which labels have these keys."""
+
+    packed: Ints
+    bits: int
+    by_time: Ints | None
+    time: Ints
+    table: Table
+    places: Ints
+
+    def rows(self) -> Rows:
+        """Gather the rows."""
+        order = self.packed & ((1 << self.bits) - 1)
+        if self.by_time is not None:
+            order = self.by_time[order]
+        return Rows(self.packed >> self.bits, self.time[order], order, self.table)
+
+
+def pieces(key: Ints, time: Ints, table: Table, labels: Labels) -> Iterator[Piece]:
     """Yield rows with the labels of their keys, a few keys at a time, in the order of `Labels.by_key`.
 
     Parameters
@@ -182,13 +201,6 @@ def pieces(key: Ints, time: Ints, table: Table, labels: Labels) -> Iterator[tupl
         Number of each row's key, and its event time. The keys' array is overwritten.
     table
         The rows' columns.
-
-    Yields
-    ------
-    rows
-        All rows of some keys.
-    places
-        Which labels have these keys.
     """
     packed, bits, by_time = order_of(key, time)
     label_keys = labels.key[labels.by_key]
@@ -196,15 +208,10 @@ def pieces(key: Ints, time: Ints, table: Table, labels: Labels) -> Iterator[tupl
     keys = np.unique(cuts[cuts > 0])
     rows_at = [0, *np.searchsorted(packed, keys << bits).tolist(), len(packed)]
     labels_at = [0, *np.searchsorted(label_keys, keys).tolist(), len(label_keys)]
-    mask = (1 << bits) - 1
     for number in range(len(keys) + 1):
         places = labels.by_key[labels_at[number] : labels_at[number + 1]]
         if len(places) or not len(labels.t):
-            piece = packed[rows_at[number] : rows_at[number + 1]]
-            order = piece & mask
-            if by_time is not None:
-                order = by_time[order]
-            yield Rows(piece >> bits, time[order], order, table), places
+            yield Piece(packed[rows_at[number] : rows_at[number + 1]], bits, by_time, time, table, places)
 
 
 def _sortable(column: pa.Array) -> Ints:
