@@ -22,8 +22,8 @@ class ColumnBuffer(Protocol):
     def put(self, place: int, part: pa.Array) -> None:
         """Put a part at a place; it may be let go of afterwards."""
 
-    def array(self, spans: Spans) -> pa.Array:
-        """Return what was put into some places, one after the other; the buffer is used up."""
+    def array(self, spans: Spans) -> tuple[pa.Array, bool]:
+        """Return what was put into some places, and whether values stand at their places or one after the other."""
 
 
 def column_buffer(dtype: pa.DataType, limit: int) -> ColumnBuffer:
@@ -65,9 +65,10 @@ class _Numbers:
             numbers = numbers.fill_null(0)
         self._values[place:end] = numbers.to_numpy()
 
-    def array(self, spans: Spans) -> pa.Array:
-        missing = None if self._missing is None else close_gaps(self._missing, spans)
-        return pa.array(close_gaps(self._values, spans), self._number, mask=missing).view(self._type)
+    def array(self, spans: Spans) -> tuple[pa.Array, bool]:
+        end = spans[-1][1] if spans else 0
+        missing = None if self._missing is None else self._missing[:end]
+        return pa.array(self._values[:end], self._number, mask=missing).view(self._type), True
 
 
 class _Parts:
@@ -80,6 +81,6 @@ class _Parts:
     def put(self, place: int, part: pa.Array) -> None:
         self._parts[place] = part
 
-    def array(self, spans: Spans) -> pa.Array:  # noqa: ARG002  (parts have no gaps)
+    def array(self, spans: Spans) -> tuple[pa.Array, bool]:  # noqa: ARG002  (parts have no gaps)
         parts = [self._parts[place] for place in sorted(self._parts) if len(self._parts[place])]
-        return pa.concat_arrays(parts) if parts else pa.nulls(0, self._type)
+        return (pa.concat_arrays(parts) if parts else pa.nulls(0, self._type)), False

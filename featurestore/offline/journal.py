@@ -16,7 +16,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import (
+    ColumnProperties,
+    CommitProperties,
+    DeltaTable,
+    Transaction,
+    WriterProperties,
+    write_deltalake,
+)
 from deltalake.exceptions import CommitFailedError, DeltaError
 
 from featurestore.errors import OfflineStoreError
@@ -29,6 +36,7 @@ _MAX_CONFLICTS = 1000
 OVERWRITTEN = "featurestore.overwritten"
 _COMPACT_EVERY = 32
 _FILE_BYTES = 32 << 20
+_GROUP_ROWS = 1 << 17
 
 
 class Journal:
@@ -263,12 +271,20 @@ class Journal:
         named = ",".join(f"{writer}={position}" for writer, position in sorted(reached.items()))
         metadata = None if predicate is None else {OVERWRITTEN: named}
         properties = CommitProperties(custom_metadata=metadata, app_transactions=transactions)
+        layout = file_layout(self._stored)
         with self._errors("write"):
             try:
                 if predicate is None:
-                    write_deltalake(table, rows, mode="append", commit_properties=properties)
+                    write_deltalake(table, rows, mode="append", commit_properties=properties, writer_properties=layout)
                 else:
-                    write_deltalake(table, rows, mode="overwrite", predicate=predicate, commit_properties=properties)
+                    write_deltalake(
+                        table,
+                        rows,
+                        mode="overwrite",
+                        predicate=predicate,
+                        commit_properties=properties,
+                        writer_properties=layout,
+                    )
             except CommitFailedError:
                 self._table = DeltaTable(str(self.path))
                 if self._table.version() == before:
@@ -284,7 +300,7 @@ class Journal:
         """
         with self._errors("compact"):
             try:
-                table.optimize.compact(target_size=_FILE_BYTES)
+                table.optimize.compact(target_size=_FILE_BYTES, writer_properties=file_layout(self._stored))
             except CommitFailedError:
                 self._table = DeltaTable(str(self.path))
 
@@ -312,6 +328,20 @@ def table_errors(what: str) -> Iterator[None]:
     except (DeltaError, OSError, pa.ArrowException) as error:
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise OfflineStoreError(f"{what}: {lines[0]}") from error
+
+
+def file_layout(schema: pa.Schema) -> WriterProperties:
+    """Return how files are laid out: row groups of a size that threads share well, numbers without dictionaries.
+
+    Dictionaries make numbers with many values larger and slower to read, text with few values smaller.
+    """
+    text = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
+    return WriterProperties(
+        compression="SNAPPY",
+        max_row_group_size=_GROUP_ROWS,
+        default_column_properties=ColumnProperties(dictionary_enabled=False),
+        column_properties={name: ColumnProperties(dictionary_enabled=True) for name in text},
+    )
 
 
 def _position(table: DeltaTable, writer: str) -> int:

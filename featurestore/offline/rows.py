@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -161,14 +161,27 @@ class Table:
     ----------
     schema
         The types to give values back in; the arrays may have others that are cast to them.
+    gap, gapped
+        Before which row the arrays of the columns `gapped` have a gap, and how long it is.
     """
 
-    def __init__(self, columns: dict[str, pa.Array], schema: pa.Schema) -> None:
+    def __init__(
+        self,
+        columns: dict[str, pa.Array],
+        schema: pa.Schema,
+        gap: tuple[int, int] = (0, 0),
+        gapped: Collection[str] = (),
+    ) -> None:
         self.columns = columns
         self.schema = schema
+        self._gap = gap
+        self._gapped = gapped
 
     def take(self, name: str, rows: Ints, mask: np.ndarray | None = None) -> pa.Array:
         """Return the values of a column in some rows; null where masked."""
+        row, length = self._gap
+        if length and name in self._gapped:
+            rows = np.where(rows >= row, rows + length, rows)
         taken = self.columns[name].take(pa.array(rows, mask=mask))
         dtype = self.schema.field(name).type
         return taken if taken.type == dtype else taken.cast(dtype)

@@ -72,10 +72,17 @@ class _Columns:
             buffer.put(place, batch.column(name))
 
     def found(self, spans: Sequence[tuple[int, int]]) -> Found:
-        columns = {name: buffer.array(spans) for name, buffer in self._columns.items()}
+        found = {name: buffer.array(spans) for name, buffer in self._columns.items()}
+        columns = {name: array for name, (array, _) in found.items()}
+        at_places = {name for name, (_, stands) in found.items() if stands}
         key: Ints = close_gaps(self._key, spans).astype(np.int64, copy=False)
         time: Ints = close_gaps(self._time, spans).astype(np.int64, copy=False)
-        return Found(key, time, Table(columns, self._schema))
+        return Found(key, time, Table(columns, self._schema, _gap(spans), at_places))
+
+
+def _gap(spans: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return before which row there is a gap, and how long it is."""
+    return (spans[0][1], spans[1][0] - spans[0][1]) if len(spans) == 2 else (0, 0)
 
 
 def _row_counts(scan: Scan, files: Sequence[str]) -> list[int]:
