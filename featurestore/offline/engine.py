@@ -27,11 +27,20 @@ VisibleOf = Callable[[Rows, Ints], Visible]
 
 
 class Found(NamedTuple):
-    """Rows as they were read: the number of each one's key, its event time in microseconds, and its columns."""
+    """Rows as they were read.
+
+    Attributes
+    ----------
+    key, time
+        The number of each row's key, and its event time in microseconds.
+    parts
+        Where the portions begin in which they came: each is most likely in the order of time.
+    """
 
     key: Ints
     time: Ints
     table: Table
+    parts: Ints = np.zeros(0, dtype=np.int64)
 
 
 class RowSource(Protocol):
@@ -171,7 +180,7 @@ class _Execution:
         for number, (keys, labels) in enumerate(asked.items(), start=1):
             mine = [task for task in self._scan.tasks if task.keys == keys]
             key = found.key if number == len(asked) else found.key.copy()  # the last may use it up
-            answers += self._in_pieces(mine, pieces(key, found.time, found.table, labels), labels)
+            answers += self._in_pieces(mine, pieces(key, found.time, found.table, labels, found.parts), labels)
         return answers
 
     def _in_pieces(

@@ -16,11 +16,12 @@ POSITION = ("arrival", "_writer", "_sequence")
 
 _BLOCK = 1 << 16
 _RUN = 256
+_NONE = np.zeros(0, dtype=np.int64)
 _PIECE_ROWS = 1 << 20
 _PIECE_LABELS = 1 << 17
 
 
-def order_of(key: Ints, time: Ints) -> tuple[Ints, int, Ints | None]:
+def order_of(key: Ints, time: Ints, parts: Ints = _NONE) -> tuple[Ints, int, Ints | None]:
     """Sort rows by (key, time).
 
     Parameters
@@ -29,6 +30,8 @@ def order_of(key: Ints, time: Ints) -> tuple[Ints, int, Ints | None]:
         Numbers from 0. The array is overwritten.
     time
         Microseconds.
+    parts
+        Where parts begin that may each be in the order of time, ascending; see `_by_time`.
 
     Returns
     -------
@@ -39,7 +42,7 @@ def order_of(key: Ints, time: Ints) -> tuple[Ints, int, Ints | None]:
     by_time
         The rows in the order of time; None where they were given in it.
     """
-    by_time = _by_time(time)
+    by_time = _by_time(time, parts)
     if by_time is not None:
         key = key[by_time]
     bits = len(time).bit_length()
@@ -51,15 +54,16 @@ def order_of(key: Ints, time: Ints) -> tuple[Ints, int, Ints | None]:
     return key, bits, by_time
 
 
-def _by_time(time: Ints) -> Ints | None:
+def _by_time(time: Ints, parts: Ints) -> Ints | None:
     """Return the rows in the order of time, or None where they are in it.
 
     Logs are written a stretch of time after the other, but by several writers at a time: putting such runs in order is
     cheaper than sorting.
     """
-    starts = np.concatenate(([0], np.flatnonzero(time[1:] < time[:-1]) + 1))
-    if len(starts) == 1:
+    falls = np.flatnonzero(time[1:] < time[:-1]) + 1
+    if not len(falls):
         return None
+    starts = np.union1d(falls, np.append(parts[parts < len(time)], 0))
     ends = np.append(starts[1:], len(time))
     order = np.argsort(time[starts], kind="stable")
     if len(starts) * _RUN < len(time) and bool((time[ends[order[:-1]] - 1] <= time[starts[order[1:]]]).all()):
@@ -205,7 +209,7 @@ class Piece(NamedTuple):
         return Rows(self.packed >> self.bits, self.time[order], order, self.table)
 
 
-def pieces(key: Ints, time: Ints, table: Table, labels: Labels) -> Iterator[Piece]:
+def pieces(key: Ints, time: Ints, table: Table, labels: Labels, parts: Ints = _NONE) -> Iterator[Piece]:
     """Yield rows with the labels of their keys, a few keys at a time, in the order of `Labels.by_key`.
 
     Parameters
@@ -214,8 +218,10 @@ def pieces(key: Ints, time: Ints, table: Table, labels: Labels) -> Iterator[Piec
         Number of each row's key, and its event time. The keys' array is overwritten.
     table
         The rows' columns.
+    parts
+        Where parts of the rows begin that may each be in the order of time.
     """
-    packed, bits, by_time = order_of(key, time)
+    packed, bits, by_time = order_of(key, time, parts)
     label_keys = labels.key[labels.by_key]
     cuts = np.concatenate((packed[_PIECE_ROWS::_PIECE_ROWS] >> bits, label_keys[_PIECE_LABELS::_PIECE_LABELS]))
     keys = np.unique(cuts[cuts > 0])

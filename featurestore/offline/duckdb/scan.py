@@ -41,6 +41,8 @@ class DuckDbRows:
         counts = _row_counts(scan, files)
         into = _Columns(schema, sum(counts))
 
+        begun: list[int] = []
+
         def work(part: tuple[int, Sequence[str]]) -> tuple[int, int]:
             place, some = part
             start = place
@@ -50,10 +52,14 @@ class DuckDbRows:
                     if not mask.all():
                         batch, numbers = batch.filter(pa.array(mask)), numbers[mask]
                 into.put(place, batch, numbers)
+                begun.append(place)
                 place += batch.num_rows
             return start, place
 
-        return into.found(in_threads(work, _halves(files, counts)))
+        spans = in_threads(work, _halves(files, counts))
+        row, gap = _gap(spans)
+        parts = np.sort(np.array(begun, dtype=np.int64))
+        return into.found(spans)._replace(parts=np.where(parts > row, parts - gap, parts) if gap else parts)
 
 
 class _Columns:
