@@ -180,17 +180,19 @@ class _Execution:
         for number, (keys, labels) in enumerate(asked.items(), start=1):
             mine = [task for task in self._scan.tasks if task.keys == keys]
             key = found.key if number == len(asked) else found.key.copy()  # the last may use it up
-            answers += self._in_pieces(mine, pieces(key, found.time, found.table, labels, found.parts), labels)
+            parts = pieces(key, found.time, found.table, labels, found.parts)
+            answers += self._in_pieces(mine, parts, labels, chosen[keys])
         return answers
 
     def _in_pieces(
-        self, tasks: Sequence[ViewTask], parts: Iterator[Piece], labels: Labels
+        self, tasks: Sequence[ViewTask], parts: Iterator[Piece], labels: Labels, chosen: Ints | None
     ) -> list[tuple[ViewTask, dict[str, Feature]]]:
         """Evaluate tasks on every piece, several at the same time, and put the answers in the labels' order."""
 
         def work(piece: Piece) -> list[dict[str, Feature]]:
             rows, some = piece.rows(), labels.take(piece.places)
-            visible = None if self._visible_of is None else self._visible_of(rows, piece.places)
+            asking = piece.places if chosen is None else chosen[piece.places]  # among all labels
+            visible = None if self._visible_of is None else self._visible_of(rows, asking)
             return [
                 evaluate(task.view, list(task.features), rows, some, known_at=self._known_at, visible=visible)
                 for task in tasks

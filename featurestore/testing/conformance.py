@@ -207,15 +207,21 @@ def receipt_differences(
     names = [field.name for field in view.features]
     lookup = Lookup(resolve(Project([view]), [f"{view.name}:{name}" for name in names]), store, {view.name: online})
     latest = max((row.arrival for row in part.rows), default=0)
-    for key, asked in case.queries:
-        response = lookup.answer([_entity_row(view, key)], max(asked, latest))
-        columns = {f.name: arrow_values([value], f.dtype) for f, value in zip(view.join_keys, key, strict=True)}
-        keys = pa.table(columns) if columns else pa.table({"_": [0]})
+    one_by_one = [[query] for query in case.queries]
+    for queries in [*one_by_one, case.queries]:  # and all together, at the latest of their times
+        asked = max(latest, *(t for _, t in queries))
+        response = lookup.answer([_entity_row(view, key) for key, _ in queries], asked)
+        columns = {
+            field.name: arrow_values([key[place] for key, _ in queries], field.dtype)
+            for place, field in enumerate(view.join_keys)
+        }
+        keys = pa.table(columns) if columns else pa.table({"_": [0] * len(queries)})
         again = recompute(view, names, log, keys, response)
         for name in names:
-            served = response.results[name][0]
-            if not same_result(served, again[name][0]):
-                yield Difference(key, response.evaluated_at[0], name, again[name][0], served)
+            for place, (key, _) in enumerate(queries):
+                served, offline = response.results[name][place], again[name][place]
+                if not same_result(served, offline):
+                    yield Difference(key, response.evaluated_at[place], name, offline, served)
 
 
 def _entity_row(view: FeatureView, key: tuple[Any, ...]) -> dict[str, Any]:
