@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from featurestore.errors import FeatureStoreError
-from featurestore.offline.plan import Scan, identifier
+from featurestore.offline.duckdb.session import identifier
+from featurestore.offline.plan import Scan
 
 DIALECTS = ("duckdb", "spark")
 

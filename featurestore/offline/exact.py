@@ -85,11 +85,6 @@ def longest_range(starts: Ints, ends: Ints) -> int:
     return int((ends - starts).max(initial=0))
 
 
-def sum_digits(values: Floats | Ints, starts: Ints, ends: Ints) -> tuple[Digits, Ints]:
-    """Return the exact sums of the ranges and how many of each range's values were too large to add."""
-    return DigitSums(values, longest_range(starts, ends)).of(starts, ends)
-
-
 def _integer_digits(rest: Ints, width: int) -> Iterator[tuple[int, Ints]]:
     """Yield signed digits of a width, each behind a leading zero; `rest` is used up."""
     most = max(int(rest.max(initial=0)), -int(rest.min(initial=0)))

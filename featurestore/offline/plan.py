@@ -10,6 +10,7 @@ import numpy as np
 from featurestore.clock import format_duration, from_micros
 from featurestore.definitions import FeatureView
 from featurestore.errors import ClockError
+from featurestore.offline.duckdb.session import identifier
 from featurestore.offline.kernels import Ints
 from featurestore.offline.log import RowLog
 from featurestore.offline.rows import POSITION
@@ -183,11 +184,6 @@ def needed(task: ViewTask) -> list[str]:
         return list(task.features)
     asked = set(task.features)
     return list(dict.fromkeys(a.column for a in task.view.aggregations if a.column is not None and a.name in asked))
-
-
-def identifier(name: str) -> str:
-    """Return a column's name quoted for SQL."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def time_literal(micros: int | None) -> str | None:

@@ -17,6 +17,7 @@ from featurestore.offline.frame import TIMESTAMP
 from featurestore.offline.pins import Pins
 from featurestore.offline.plan import KnownAt
 from featurestore.offline.retrieval import RetrievalJob, Saver
+from featurestore.offline.spark.session import is_spark_frame
 
 Engine = Literal["duckdb", "spark"]
 Time = datetime | int
@@ -62,7 +63,7 @@ def retrieval(
         raise EntityFrameError("give an entity frame, or start_date and end_date without one, but not both")
     elif isinstance(entities, BatchSource):
         entities = _renamed(entities, read_source(entities))
-    is_spark = type(entities).__module__.partition(".")[0] == "pyspark"
+    is_spark = is_spark_frame(entities)
     if is_spark and engine == "duckdb":
         raise EntityFrameError("the entity frame is Spark's; leave out engine='duckdb', or give frame.toArrow()")
     if not is_spark and engine != "spark":

@@ -16,11 +16,12 @@ from featurestore.offline import kernels
 from featurestore.offline.columns import PresentValues
 from featurestore.offline.exact import (
     Digits,
+    DigitSums,
     integers,
+    longest_range,
     means_once,
     moment_digits,
     overflow,
-    sum_digits,
     sums_once,
     variances_once,
 )
@@ -144,6 +145,10 @@ def test_no_ranges_at_all() -> None:
 
 
 # --- Exact sums ---
+
+
+def sum_digits(values: Any, starts: Ints, ends: Ints) -> tuple[Digits, Ints]:
+    return DigitSums(values, longest_range(starts, ends)).of(starts, ends)
 
 
 def totals(digits: Digits) -> list[int]:

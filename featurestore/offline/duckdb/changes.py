@@ -8,8 +8,8 @@ import pyarrow as pa
 
 from featurestore.definitions.resolve import Read
 from featurestore.offline.duckdb.scan import SOURCE
-from featurestore.offline.duckdb.session import engine_errors, literal_path, session
-from featurestore.offline.plan import CutsOf, LogOf, Scan, ViewTask, identifier
+from featurestore.offline.duckdb.session import engine_errors, identifier, literal_path, session
+from featurestore.offline.plan import CutsOf, LogOf, Scan, ViewTask
 
 
 def changes(reads: Sequence[Read], log_of: LogOf, cuts_of: CutsOf, between: tuple[int, int]) -> pa.Table:
