@@ -219,7 +219,7 @@ class FeatureStore:
             from featurestore.materialize.fill import fill
 
             fill(log, online, cuts[-1].at if cuts else None)
-        if view.batch_source is None or log.exists():
+        elif view.batch_source is None:
             online.mark_ready()
 
     def _fill_all(self) -> None:

@@ -11,6 +11,7 @@ from featurestore.materialize.context import JobContext
 from featurestore.materialize.fill import fill
 from featurestore.materialize.lease import Lease
 from featurestore.offline.log import RowLog
+from featurestore.online.contract import MarkMovedError
 from featurestore.online.view import OnlineView
 from featurestore.semantics.rows import BATCH_WRITER, Cut
 from featurestore.semantics.windows import floor_to
@@ -71,6 +72,15 @@ class Publisher:
         return int(self._keys.num_rows)
 
     def _publish_view(self, view: FeatureView) -> None:
+        while True:
+            try:
+                self._publish_once(view)
+            except MarkMovedError:  # the store lost data, or a job that was taken over still wrote
+                self._lease.check()
+            else:
+                return
+
+    def _publish_once(self, view: FeatureView) -> None:
         """Write every key first, then move the cut: readers go from one state to the other at once."""
         known = self._cut_in_force(view)
         cut = self._next_cut(view, known) if view.is_lambda else None
@@ -80,7 +90,6 @@ class Publisher:
                 self._lease.check()
                 if not online.ready():
                     fill(self._log, online, cut)
-                    online.mark_ready()
                 elif cut is not None or not view.is_lambda:
                     self._rewrite(view, known, cut)
             self._context.hook(f"online:{view.name}")
@@ -115,7 +124,8 @@ class Publisher:
             batch_before=cut,
             version=version,
         )
-        online.rewrite(rows, {BATCH_WRITER: self._log.sequence(BATCH_WRITER, version)}, cut, keys)
+        through = {BATCH_WRITER: self._log.sequence(BATCH_WRITER, version)}
+        online.rewrite(rows, through, cut, keys, online.at(BATCH_WRITER, mark))
 
     def _cut_in_force(self, view: FeatureView) -> int | None:
         cuts = self._context.registry.cuts(view.name, self._log.fingerprint) if view.is_lambda else []

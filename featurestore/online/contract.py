@@ -2,6 +2,11 @@
 
 A *key group* is everything stored for one entity key of one view: a header and some chunks, each a value that holds
 one section per writer (`featurestore.online.framing`). A store needs to understand nothing but that framing.
+
+*Marks* say what the whole store may be trusted with: that a view is filled, up to where a writer's rows are applied,
+the cut in force. They are integers in decimal, under keys that begin with a zero byte (`framing.mark_key`). Whoever
+loses data loses its marks: a store that is spread over machines keeps a copy of every mark with every part of its data
+and answers the least one, or none where a copy is missing.
 """
 
 from __future__ import annotations
@@ -10,10 +15,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from featurestore.errors import OnlineStoreError
 
 NEVER = -1
 """The sequence of a writer of which nothing was applied."""
+
+
+class MarkMovedError(OnlineStoreError):
+    """Marks are not as given: another process moved them, or the store lost data. Read them again."""
 
 
 class Outcome(Enum):
@@ -44,6 +55,9 @@ class SectionWrite(NamedTuple):
         Chunk key to the section's part of the chunk, None to remove that part. Keys not named stay as they are.
     drop
         Writers whose sections of the header and of the named chunks go.
+    lifetime
+        For how many microseconds from now on the header and the named chunks are needed; then a store may forget
+        them, in so far as no other write needs them longer. None: for ever.
     """
 
     header: bytes
@@ -53,6 +67,11 @@ class SectionWrite(NamedTuple):
     payload: bytes
     chunks: Mapping[bytes, bytes | None] = {}
     drop: tuple[str, ...] = ()
+    lifetime: int | None = None
+
+
+Given = Mapping[bytes, bytes | None]
+"""By mark key, the value that the mark must still have; None: that there must be no such mark."""
 
 
 class Snapshot(ABC):
@@ -61,6 +80,16 @@ class Snapshot(ABC):
     @abstractmethod
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Return the values of the keys, None where there is none."""
+
+
+class AsyncReader(Protocol):
+    """Reads for an event loop."""
+
+    async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """Return the values of the keys, None where there is none, as of one moment (see `OnlineStore.snapshot`)."""
+
+    async def close(self) -> None:
+        """Release what the reader holds open."""
 
 
 class OnlineStore(ABC):
@@ -72,18 +101,42 @@ class OnlineStore(ABC):
 
     @abstractmethod
     def snapshot(self) -> AbstractContextManager[Snapshot]:
-        """Open a consistent view for reading; also reads marks."""
+        """Open a consistent view for reading; also reads marks.
+
+        A store may be consistent only within one `get`, and where it is spread over machines only within the key
+        groups of one entity; it then reads marks after the data that they vouch for.
+        """
+
+    def reader(self) -> AsyncReader:
+        """Return what an event loop reads with; by default each `get` is a snapshot that is read at once."""
+        return _DirectReader(self)
+
+    def check(self) -> None:  # noqa: B027  (most stores never forget)
+        """Raise `NotReadyError` where the store may have forgotten what was put into it; by default it never does."""
 
     @abstractmethod
-    def merge(self, writes: Sequence[SectionWrite], marks: Mapping[bytes, bytes] | None = None) -> list[Outcome]:
+    def merge(
+        self, writes: Sequence[SectionWrite], marks: Mapping[bytes, bytes] | None = None, given: Given | None = None
+    ) -> list[Outcome]:
         """Apply each write whose condition holds, each atomically, and say what became of it.
 
         Where none was refused, `marks` are set, not before the writes are visible.
+
+        Raises
+        ------
+        MarkMovedError
+            Where a mark is not as `given`. Writes to the part of the store where it is not are not applied.
         """
 
     @abstractmethod
-    def put(self, marks: Mapping[bytes, bytes | None]) -> None:
-        """Set or (None) remove marks, atomically together, after everything merged before."""
+    def put(self, marks: Mapping[bytes, bytes | None], given: Given | None = None) -> None:
+        """Set or (None) remove marks, atomically together, after everything merged before.
+
+        Raises
+        ------
+        MarkMovedError
+            Where a mark is not as `given`.
+        """
 
     @abstractmethod
     def scan(self, prefix: bytes) -> list[bytes]:
@@ -96,3 +149,17 @@ class OnlineStore(ABC):
     @abstractmethod
     def close(self) -> None:
         """Release what the store holds open."""
+
+
+class _DirectReader:
+    """Reads without waiting for anybody: for stores in this process's memory."""
+
+    def __init__(self, store: OnlineStore) -> None:
+        self._store = store
+
+    async def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        with self._store.snapshot() as snapshot:
+            return snapshot.get(keys)
+
+    async def close(self) -> None:
+        """Nothing is held open."""

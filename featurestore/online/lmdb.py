@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import lmdb
 
 from featurestore.errors import OnlineStoreError
-from featurestore.online.contract import OnlineStore, Outcome, SectionWrite, Snapshot
+from featurestore.online.contract import Given, MarkMovedError, OnlineStore, Outcome, SectionWrite, Snapshot
 from featurestore.online.framing import decide, splice, stored_sequence
 
 if TYPE_CHECKING:
@@ -151,8 +151,11 @@ class LmdbStore(OnlineStore):
         with self.readers.excluded():
             self._environment.set_mapsize(size)
 
-    def merge(self, writes: Sequence[SectionWrite], marks: Mapping[bytes, bytes] | None = None) -> list[Outcome]:
+    def merge(
+        self, writes: Sequence[SectionWrite], marks: Mapping[bytes, bytes] | None = None, given: Given | None = None
+    ) -> list[Outcome]:
         def work(transaction: Transaction) -> list[Outcome]:
+            _require(transaction, given)
             outcomes = []
             for write in writes:
                 outcome = decide(stored_sequence(_get(transaction, write.header), write.writer), write)
@@ -167,8 +170,9 @@ class LmdbStore(OnlineStore):
 
         return self._write(work)
 
-    def put(self, marks: Mapping[bytes, bytes | None]) -> None:
+    def put(self, marks: Mapping[bytes, bytes | None], given: Given | None = None) -> None:
         def work(transaction: Transaction) -> None:
+            _require(transaction, given)
             for key, value in marks.items():
                 _set(transaction, key, value)
 
@@ -202,6 +206,12 @@ class LmdbStore(OnlineStore):
 def _get(transaction: Transaction, key: bytes) -> bytes | None:
     value: bytes | None = transaction.get(key)  # type: ignore[assignment]  # the transaction has no buffers
     return value
+
+
+def _require(transaction: Transaction, given: Given | None) -> None:
+    for key, value in (given or {}).items():
+        if _get(transaction, key) != value:
+            raise MarkMovedError(f"mark {key!r} of the online store is no longer {value!r}")
 
 
 def _set(transaction: Transaction, key: bytes, value: bytes | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from featurestore.clock import from_micros
@@ -10,7 +10,7 @@ from featurestore.definitions import Field
 from featurestore.definitions.project import feature_fingerprint
 from featurestore.definitions.resolve import Request
 from featurestore.errors import MissingExtraError, NotReadyError, RowError, suggest
-from featurestore.online.contract import OnlineStore, Snapshot
+from featurestore.online.contract import AsyncReader, OnlineStore
 from featurestore.online.framing import mark_key
 from featurestore.online.reader import Reading, StateReading, ViewAnswer, WindowReading
 from featurestore.online.view import OnlineView
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     EntityRows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]] | pd.DataFrame
+
+
+Steps = Generator[Sequence[bytes], list[bytes | None], "OnlineResponse"]
+"""Yields keys to read together, is sent their values, and returns the response."""
 
 
 class Receipt(NamedTuple):
@@ -182,16 +186,41 @@ class Lookup:
         ClockError
             Where `now` is so far behind the rows of a window view that what it needs is no longer kept.
         """
+        with self._store.snapshot() as snapshot:
+            steps = self.steps(entity_rows, now)
+            values: list[bytes | None] | None = None
+            while True:
+                try:
+                    values = snapshot.get(next(steps) if values is None else steps.send(values))
+                except StopIteration as done:
+                    response: OnlineResponse = done.value
+                    return response
+
+    async def answer_async(self, entity_rows: EntityRows, now: int, reader: AsyncReader) -> OnlineResponse:
+        """Look the request up as `answer` does, reading by an event loop's reader."""
+        steps = self.steps(entity_rows, now)
+        values: list[bytes | None] | None = None
+        while True:
+            try:
+                values = await reader.get(next(steps) if values is None else steps.send(values))
+            except StopIteration as done:
+                response: OnlineResponse = done.value
+                return response
+
+    def steps(self, entity_rows: EntityRows, now: int) -> Steps:
+        """Look the request up without reading: yield keys to read, be sent their values, return the response.
+
+        All keys of a step are read at once, marks last; there is a second step only where it cannot be helped.
+        """
         rows = _as_rows(entity_rows)
         typed = [{field.name: _typed(field, row, place) for field in self._fields} for place, row in enumerate(rows)]
         found: list[list[ViewAnswer]] = []
         times: list[int] = []
-        with self._store.snapshot() as snapshot:
-            readings, cuts = self._open(snapshot, typed)
-            for row in readings:
-                t = _settle(snapshot, row, now)
-                found.append([reading.evaluate(t) for reading in row])
-                times.append(t)
+        readings, cuts = yield from self._open(typed)
+        for row in readings:
+            t = yield from _settle(row, now)
+            found.append([reading.evaluate(t) for reading in row])
+            times.append(t)
         derived = self._on_demand(found, typed) if self.request.on_demand else {}
         flat = [[result for answer in answers for result in answer.results] for answers in found]
         columns = list(zip(*flat, strict=True)) if flat else [()] * self._width
@@ -216,15 +245,16 @@ class Lookup:
         }
 
     def _open(
-        self, snapshot: Snapshot, rows: Sequence[Mapping[str, Any]]
-    ) -> tuple[list[list[Reading]], list[int | None]]:
+        self, rows: Sequence[Mapping[str, Any]]
+    ) -> Generator[Sequence[bytes], list[bytes | None], tuple[list[list[Reading]], list[int | None]]]:
         """Return the readings of each row, and each view's cut in force, all from one read."""
         uses = list(zip(self._views, self._keys, strict=True))
         entities = [[self._entity(view, names, row) for view, names in uses] for row in rows]
         places = range(len(self._views))
         distinct = list(dict.fromkeys((place, line[place]) for line in entities for place in places))
         headers = [self._views[place].header(entity) for place, entity in distinct if entity is not None]
-        values = iter(snapshot.get([*self._marks, *headers]))
+        read = yield [*headers, *self._marks]
+        values = iter(read[len(headers) :] + read[: len(headers)])
         marks = [(next(values), next(values)) for _ in self._views]
         for view, (ready, _) in zip(self._views, marks, strict=True):
             if ready is None:
@@ -262,14 +292,14 @@ class Lookup:
         return results
 
 
-def _settle(snapshot: Snapshot, readings: Sequence[Reading], now: int) -> int:
+def _settle(readings: Sequence[Reading], now: int) -> Generator[Sequence[bytes], list[bytes | None], int]:
     """Return the time at which all of a row's views are evaluated, with their chunks loaded for it."""
     t, moved = now, False
     while True:
         for reading in readings:
             if type(reading) is WindowReading:
                 keys = reading.chunks(t)
-                reading.load(dict(zip(keys, snapshot.get(keys), strict=True)))
+                reading.load(dict(zip(keys, (yield keys), strict=True)))
         settled = max((reading.move(t, moved=moved) for reading in readings), default=t)
         if settled == t:
             return t

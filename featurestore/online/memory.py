@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from featurestore.online.contract import OnlineStore, Outcome, SectionWrite, Snapshot
+from featurestore.online.contract import Given, MarkMovedError, OnlineStore, Outcome, SectionWrite, Snapshot
 from featurestore.online.framing import decide, splice, stored_sequence
 
 
@@ -25,9 +25,12 @@ class MemoryStore(OnlineStore, Snapshot):
     def get(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self._data.get(key) for key in keys]
 
-    def merge(self, writes: Sequence[SectionWrite], marks: Mapping[bytes, bytes] | None = None) -> list[Outcome]:
+    def merge(
+        self, writes: Sequence[SectionWrite], marks: Mapping[bytes, bytes] | None = None, given: Given | None = None
+    ) -> list[Outcome]:
         outcomes = []
         with self._lock:
+            self._require(given)
             for write in writes:
                 outcome = decide(stored_sequence(self._data.get(write.header), write.writer), write)
                 if outcome is Outcome.APPLIED:
@@ -38,8 +41,9 @@ class MemoryStore(OnlineStore, Snapshot):
                 self._data.update(marks or {})
         return outcomes
 
-    def put(self, marks: Mapping[bytes, bytes | None]) -> None:
+    def put(self, marks: Mapping[bytes, bytes | None], given: Given | None = None) -> None:
         with self._lock:
+            self._require(given)
             for key, value in marks.items():
                 self._set(key, value)
 
@@ -52,6 +56,11 @@ class MemoryStore(OnlineStore, Snapshot):
 
     def close(self) -> None:
         """Nothing is held open."""
+
+    def _require(self, given: Given | None) -> None:
+        for key, value in (given or {}).items():
+            if self._data.get(key) != value:
+                raise MarkMovedError(f"mark {key!r} of the online store is no longer {value!r}")
 
     def _set(self, key: bytes, value: bytes | None) -> None:
         if value is None:

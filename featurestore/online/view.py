@@ -6,6 +6,7 @@ this, then the source's position.
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -15,7 +16,7 @@ import pyarrow as pa
 
 from featurestore.definitions import FeatureView
 from featurestore.errors import OnlineStoreError
-from featurestore.online.contract import NEVER, OnlineStore, Outcome, SectionWrite
+from featurestore.online.contract import NEVER, Given, MarkMovedError, OnlineStore, Outcome, SectionWrite
 from featurestore.online.framing import (
     Section,
     chunk_key,
@@ -93,34 +94,73 @@ class OnlineView:
 
     # Marks
 
+    def _key(self, name: str) -> bytes:
+        return mark_key(self.fingerprint, name)
+
     def _mark(self, name: str) -> int | None:
-        with self.store.snapshot() as snapshot:
-            (value,) = snapshot.get([mark_key(self.fingerprint, name)])
+        value = self._values([self._key(name)])[self._key(name)]
         return None if value is None else int(value)
 
-    def _set_marks(self, **values: int) -> None:
-        self.store.put({mark_key(self.fingerprint, name): b"%d" % value for name, value in values.items()})
+    def _values(self, keys: Iterable[bytes]) -> dict[bytes, bytes | None]:
+        keys = list(keys)
+        with self.store.snapshot() as snapshot:
+            return dict(zip(keys, snapshot.get(keys), strict=True))
+
+    def _advance(self, name: str, value: int, given: Given | None = None) -> None:
+        """Move a mark to a value unless it is there or beyond; never back, whoever else moves it."""
+        key = self._key(name)
+        while True:
+            stored = self._values([key, *(given or {})])
+            known = stored[key]
+            if known is not None and int(known) >= value:
+                return
+            try:
+                self.store.put({key: b"%d" % value}, {**(given or {}), key: known})
+            except MarkMovedError:
+                if any(self._values(given or {})[mark] != held for mark, held in (given or {}).items()):
+                    raise
+            else:
+                return
 
     def ready(self) -> bool:
         """Whether the state has been filled, so that a missing key means that there are no rows."""
         return self._mark("ready") is not None
 
-    def mark_ready(self) -> None:
-        """Say that the state has been filled."""
-        self._set_marks(ready=1)
+    def mark_ready(self, given: Given | None = None) -> None:
+        """Say that the state has been filled.
+
+        Raises
+        ------
+        MarkMovedError
+            Where marks are not as given.
+        """
+        self.store.put({self._key("ready"): b"1"}, given)
+
+    def begin_filling(self) -> Given:
+        """Leave a mark that stands for the data written from now on; return it, to be given to all that writes it.
+
+        A store that loses data loses the mark too, and a later filling replaces it.
+        """
+        mark = b"%d" % secrets.randbits(62)
+        self.store.put({self._key("filling"): mark})
+        return {self._key("filling"): mark}
 
     def cut(self) -> int | None:
         """Return the cut in force of a lambda view; None before the first job."""
         return self._mark("cut")
 
-    def set_cut(self, cut: int) -> None:
-        """Move the cut, after a job has written every key."""
-        self._set_marks(cut=cut)
+    def set_cut(self, cut: int, given: Given | None = None) -> None:
+        """Move the cut, after a job has written every key. It never moves back."""
+        self._advance("cut", cut, given)
 
     def watermark(self, writer: str) -> int:
         """Return the sequence up to which all the writer's logged rows are applied; `NEVER` where none are."""
         mark = self._mark(f"writer:{writer}")
         return NEVER if mark is None else mark
+
+    def at(self, writer: str, watermark: int) -> Given:
+        """Return the condition that a writer's watermark has not moved from where it was read."""
+        return {self._key(f"writer:{writer}"): None if watermark == NEVER else b"%d" % watermark}
 
     # Writes
 
@@ -135,26 +175,37 @@ class OnlineView:
             Where a key's section does not continue into these rows; the other keys are applied, the watermark is not
             moved. Rebuild the keys with `rewrite`, then call again.
         """
-        watermark = self.watermark(writer)
-        if watermark >= through:
+        while True:
+            watermark = self.watermark(writer)
+            if watermark >= through:
+                return
+            if watermark < after:
+                raise BehindLogError(self.view.name, writer, watermark)
+            try:
+                refused = self._apply(rows, writer, watermark, through)
+            except MarkMovedError:
+                continue
+            if refused:
+                raise RebuildError(self.view.name, writer, refused)
             return
-        if watermark < after:
-            raise BehindLogError(self.view.name, writer, watermark)
+
+    def _apply(self, rows: pa.Table, writer: str, watermark: int, through: int) -> list[tuple[Any, ...]]:
+        """Apply rows while the watermark is as it was; return the keys that were refused."""
         grouped: dict[tuple[Any, ...], list[OnlineRow]] = defaultdict(list)
         for key, row in self._rows(rows):
             grouped[key].append(row)
         refused: list[tuple[Any, ...]] = []
         groups = [KeyRows(key, key_rows) for key, key_rows in grouped.items()]
-        reached = {mark_key(self.fingerprint, f"writer:{writer}"): b"%d" % through}
+        mark = self._key(f"writer:{writer}")
+        given = self.at(writer, watermark)
         for start in range(0, max(1, len(groups)), _WRITES_AT_ONCE):
             is_last = start + _WRITES_AT_ONCE >= len(groups) and not refused
             part = groups[start : start + _WRITES_AT_ONCE]
-            refused += self._apply_keys(part, writer, reached if is_last else {})
-        if refused:
-            raise RebuildError(self.view.name, writer, refused)
+            refused += self._apply_keys(part, writer, {mark: b"%d" % through} if is_last else {}, given)
+        return refused
 
     def _apply_keys(
-        self, groups: Sequence[KeyRows], writer: str, marks: Mapping[bytes, bytes]
+        self, groups: Sequence[KeyRows], writer: str, marks: Mapping[bytes, bytes], given: Given
     ) -> list[tuple[Any, ...]]:
         """Apply the rows of some keys, and set marks where all went well; return the keys that were refused."""
         entities = [self.entity(group.key) for group in groups]
@@ -183,7 +234,7 @@ class OnlineView:
                     self._write(entities[place], state, rows, writer, expected=expected, sequence=rows[-1].sequence)
                 )
                 places.append(place)
-        outcomes = self.store.merge(writes, marks)
+        outcomes = self.store.merge(writes, marks, given)
         refused = zip(places, outcomes, strict=True)
         return [groups[place].key for place, outcome in refused if outcome is Outcome.REFUSED]
 
@@ -203,6 +254,7 @@ class OnlineView:
         through: Mapping[str, int],
         cut: int | None = None,
         keys: pa.Table | None = None,
+        given: Given | None = None,
     ) -> int:
         """Write whole sections from rows ordered by (join keys, writer, sequence); return how many.
 
@@ -216,7 +268,16 @@ class OnlineView:
             The cut for which batch sections of a lambda view are computed (rows before it).
         keys
             Join keys whose batch section is written even where no row of theirs is left.
+        given
+            Marks that must stay as they are meanwhile.
+
+        Raises
+        ------
+        MarkMovedError
+            Where they did not, because the store lost data or another process wrote the same: look again what is
+            to be done.
         """
+        given = dict(given or {})
         count = 0
         pending: list[SectionWrite] = []
         seen: set[tuple[Any, ...]] = set()
@@ -225,13 +286,14 @@ class OnlineView:
             sequence = through[writer] if writer == BATCH_WRITER else rows[-1].sequence
             pending.append(self._whole(key, rows, writer, sequence, cut))
             if len(pending) >= _WRITES_AT_ONCE:
-                count += self._flush(pending)
+                count += self._flush(pending, given)
         if keys is not None and BATCH_WRITER in through:
             gone = (key for key in self._keys(keys) if key not in seen)
             pending += [self._whole(key, [], BATCH_WRITER, through[BATCH_WRITER], cut) for key in gone]
-        count += self._flush(pending)
-        moved = {writer: last for writer, last in through.items() if last > self.watermark(writer)}
-        self._set_marks(**{f"writer:{writer}": last for writer, last in moved.items()})
+        count += self._flush(pending, given)
+        for writer, last in through.items():
+            self._advance(f"writer:{writer}", last, given)
+            given.pop(self._key(f"writer:{writer}"), None)
         return count
 
     def erase(
@@ -285,9 +347,9 @@ class OnlineView:
         start = chunk_key(self.fingerprint, shorten(entity), 0, 0)[:-9]
         return [key for key in self.store.scan(start) if len(key) == len(start) + 9]
 
-    def _flush(self, writes: list[SectionWrite]) -> int:
+    def _flush(self, writes: list[SectionWrite], given: Given) -> int:
         count = len(writes)
-        self.store.merge(writes)
+        self.store.merge(writes, None, given)
         writes.clear()
         return count
 

@@ -7,11 +7,12 @@ Derive from `OnlineStoreSuite` in a test module and override the fixture ``store
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
-from featurestore.online.contract import NEVER, OnlineStore, Outcome, SectionWrite
+from featurestore.online.contract import NEVER, Given, MarkMovedError, OnlineStore, Outcome, SectionWrite
 from featurestore.online.framing import Section, parse
 
 
@@ -131,6 +132,33 @@ class OnlineStoreSuite:
         store.merge([], {b"\x00b": b"4"})
         with store.snapshot() as snapshot:
             assert snapshot.get([b"\x00a", b"\x00b"]) == [b"3", b"4"]
+
+    def test_nothing_is_done_where_marks_are_not_as_given(self, store: OnlineStore) -> None:
+        store.put({b"\x00a": b"1"})
+        given: Given
+        for given in ({b"\x00a": b"2"}, {b"\x00a": None}, {b"\x00b": b"1"}, {b"\x00a": b"1", b"\x00b": b"1"}):
+            with pytest.raises(MarkMovedError):
+                store.merge([write(NEVER, 1)], {b"\x00a": b"3"}, given)
+            with pytest.raises(MarkMovedError):
+                store.put({b"\x00a": b"3"}, given)
+        assert read(store, b"h") == [None]
+        given = {b"\x00a": b"1", b"\x00b": None}
+        assert store.merge([write(NEVER, 1)], {b"\x00a": b"2"}, given) == [Outcome.APPLIED]
+        store.put({b"\x00a": b"3", b"\x00b": b"1"}, {b"\x00a": b"2", b"\x00b": None})
+        with store.snapshot() as snapshot:
+            assert snapshot.get([b"\x00a", b"\x00b"]) == [b"3", b"1"]
+
+    def test_an_event_loop_reads_the_same(self, store: OnlineStore) -> None:
+        async def get() -> list[bytes | None]:
+            reader = store.reader()
+            try:
+                return await reader.get([b"b", b"x", b"a"])
+            finally:
+                await reader.close()
+
+        store.put({b"a": b"1", b"b": b"2"})
+        assert asyncio.run(get()) == [b"2", None, b"1"]
+        store.check()
 
     def test_scan_is_sorted_and_keeps_to_the_prefix(self, store: OnlineStore) -> None:
         keys = [b"\xff\xff", b"a", b"ab", b"a\xff", b"a\x00", b"b", b"\x00"]

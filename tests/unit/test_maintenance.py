@@ -242,9 +242,9 @@ def captured(view: FeatureView, table: pa.Table, last: int) -> list[SectionWrite
     """Return the writes that rows come to in a store that holds nothing of their key."""
 
     class Recorder(MemoryStore):
-        def merge(self, writes: Sequence[SectionWrite], marks: Any = None) -> Any:
+        def merge(self, writes: Sequence[SectionWrite], marks: Any = None, given: Any = None) -> Any:
             seen.extend(writes)
-            return super().merge(writes, marks)
+            return super().merge(writes, marks, given)
 
     seen: list[SectionWrite] = []
     OnlineView(Recorder(), "p", view, MINUTE).apply(table, "w", -1, last)

@@ -17,7 +17,7 @@ from featurestore.definitions.resolve import resolve
 from featurestore.errors import OnlineStoreError
 from featurestore.offline.log import RowLog
 from featurestore.online import view as view_module
-from featurestore.online.contract import Outcome, SectionWrite
+from featurestore.online.contract import Given, Outcome, SectionWrite
 from featurestore.online.lookup import Lookup
 from featurestore.online.memory import MemoryStore
 from featurestore.online.view import OnlineView
@@ -59,11 +59,13 @@ class FailingOnce(MemoryStore):
 
     merges = 0
 
-    def merge(self, writes: Sequence[SectionWrite], marks: Mapping[bytes, bytes] | None = None) -> list[Outcome]:
+    def merge(
+        self, writes: Sequence[SectionWrite], marks: Mapping[bytes, bytes] | None = None, given: Given | None = None
+    ) -> list[Outcome]:
         self.merges += 1
         if self.merges == 2:
             raise OnlineStoreError("out of service")
-        return super().merge(writes, marks)
+        return super().merge(writes, marks, given)
 
 
 def test_a_batch_cut_off_between_its_keys_counts_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
