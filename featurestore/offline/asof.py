@@ -128,9 +128,7 @@ def _newest_known(task: _Task) -> Ints:
     if not len(rows):
         return np.full(len(task.labels.t), -1, dtype=np.int64)
     known = np.maximum(rows.event_timestamp, rows.arrival)
-    packed, bits, by_time = order_of(rows.key - rows.key[0], known)
-    order = packed & ((1 << bits) - 1)
-    order = order if by_time is None else by_time[order]
+    order = order_of(rows.key, known)
     best = np.maximum.accumulate(order)
     place = _last(task, search(known[order], *task.bounds, task.labels.t, right=True))
     return np.where(place >= 0, best[np.maximum(place, 0)], -1)

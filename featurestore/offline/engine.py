@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from featurestore.offline.asof import AmbiguousOrderError, Visible, evaluate
-from featurestore.offline.kernels import Bools, Ints
+from featurestore.offline.kernels import Ints
 from featurestore.offline.keys import KeyColumns, KeyNumbers, number_keys
-from featurestore.offline.plan import KnownAt, Scan, ViewTask
-from featurestore.offline.rows import POSITION, Labels, Piece, Rows, Table, pieces
+from featurestore.offline.plan import KnownAt, Scan, ViewTask, reach
+from featurestore.offline.rows import POSITION, Found, Labels, Rows
 from featurestore.offline.threads import in_threads
+from featurestore.offline.wanted import MAX_PARTS, Asked, Wanted
 from featurestore.offline.windows import Feature
 
 Features = dict[tuple[str, str], Feature]
@@ -26,38 +26,21 @@ VisibleOf = Callable[[Rows, Ints], Visible]
 """Given rows, and which labels ask about them, says which of the rows each of these labels may see besides."""
 
 
-class Found(NamedTuple):
-    """Rows as they were read.
-
-    Attributes
-    ----------
-    key, time
-        The number of each row's key, and its event time in microseconds.
-    parts
-        Where the portions begin in which they came: each is most likely in the order of time.
-    """
-
-    key: Ints
-    time: Ints
-    table: Table
-    parts: Ints = np.zeros(0, dtype=np.int64)
-
-
 class RowSource(Protocol):
     """Reads a scan's rows, wherever the log's files are read."""
 
     def limit(self, scan: Scan) -> int:
         """Return how many rows there may be, at most."""
 
-    def read(self, scan: Scan, keys: KeyNumbers, wanted: Bools | None, *, positions: bool) -> Found:
-        """Read the rows whose keys are wanted.
+    def read(self, scan: Scan, keys: KeyNumbers, wanted: Wanted, *, positions: bool) -> Found:
+        """Read the rows that are wanted.
 
         Parameters
         ----------
         keys
-            Numbers the keys.
+            Numbers the keys; that of every row of a view without join keys is 0.
         wanted
-            By number, whether rows of the key are needed; None for a view without join keys, whose number is 0.
+            Which rows labels may see.
         positions
             Whether the columns `POSITION` are needed too.
         """
@@ -66,6 +49,8 @@ class RowSource(Protocol):
 ROW_MEMORY = 640 << 20
 """About how many bytes of rows are held at a time."""
 
+_PART_ROWS = 1 << 18
+_PART_LABELS = 1 << 16
 _PER_ROW = 32  # number, time, and what sorting needs
 _WIDTHS = {"bool": 1, "int32": 4, "float32": 4, "string": 32, "bytes": 32}
 _WIDE = 96
@@ -105,14 +90,6 @@ def answer(
     return found
 
 
-class _Portion(NamedTuple):
-    """Some keys: the numbers from `start` to `end`, as flags by number; None where there are no join keys."""
-
-    start: int
-    end: int
-    wanted: Bools | None
-
-
 class _Execution:
     """One scan at work."""
 
@@ -131,6 +108,7 @@ class _Execution:
         self._times = times
         self._known_at: KnownAt = known_at
         self._visible_of = visible_of
+        self._limit = source.limit(scan)
         self._positions = known_at == "arrival" or visible_of is not None
         sets: dict[tuple[str, ...], KeyColumns] = {}
         names = sorted(key.name for key in scan.view.join_keys)
@@ -143,97 +121,110 @@ class _Execution:
         else:
             self._keys, numbers = KeyNumbers(None, pa.table({})), [np.zeros(len(times), np.int64) for _ in sets]
         self._numbers = dict(zip(sets, numbers, strict=True))
+        self._size = max((int(some.max(initial=-1)) for some in numbers), default=-1) + 1
 
     def run(self, memory: int) -> Features:
         """Evaluate every view."""
-        portions = list(self._portions(-(-self._source.limit(self._scan) * self._row_bytes() // memory)))
+        bounds = self._portions(-(-self._limit * self._row_bytes() // memory))
         found: Features = {}
-        for portion in portions:
-            whole = len(portions) == 1
-            chosen = {keys: None if whole else _inside(numbers, portion) for keys, numbers in self._numbers.items()}
-            for task, features in self._evaluated(portion, chosen):
+        for start, end in pairwise(bounds):
+            whole = len(bounds) == 2
+            chosen = {keys: None if whole else _inside(numbers, start, end) for keys, numbers in self._numbers.items()}
+            for task, features in self._evaluated(chosen):
                 for name, feature in features.items():
                     places, known = chosen[task.keys], found.get((task.name, name))
                     total = len(self._times)
                     found[task.name, name] = feature if places is None else scatter(known, feature, places, total)
         return found
 
-    def _evaluated(
-        self, portion: _Portion, chosen: Mapping[tuple[str, ...], Ints | None]
-    ) -> list[tuple[ViewTask, dict[str, Feature]]]:
+    def _evaluated(self, chosen: Mapping[tuple[str, ...], Ints | None]) -> list[tuple[ViewTask, dict[str, Feature]]]:
         """Return each task's features for the labels of a portion."""
         try:
-            return self._evaluated_once(portion, chosen)
+            return self._evaluated_once(chosen)
         except AmbiguousOrderError:  # rare: rows of one key and one time; read again what orders them
             self._positions = True
-            return self._evaluated_once(portion, chosen)
+            return self._evaluated_once(chosen)
 
     def _evaluated_once(
-        self, portion: _Portion, chosen: Mapping[tuple[str, ...], Ints | None]
+        self, chosen: Mapping[tuple[str, ...], Ints | None]
     ) -> list[tuple[ViewTask, dict[str, Feature]]]:
-        asked = {keys: self._labels(keys, places) for keys, places in chosen.items()}
-        with ThreadPoolExecutor(1) as threads:  # labels are sorted while rows are read
-            sorting = [threads.submit(getattr, labels, "by_key") for labels in asked.values()]
-            found = self._source.read(self._scan, self._keys, portion.wanted, positions=self._positions)
-            wait(sorting)
+        labels = {keys: self._labels(keys, places) for keys, places in chosen.items()}
+        ordered = {keys: some.take(some.by_key) for keys, some in labels.items()}
+        wanted = self._wanted(ordered)
+        found = self._source.read(self._scan, self._keys, wanted, positions=self._positions)
         answers = []
-        for number, (keys, labels) in enumerate(asked.items(), start=1):
+        for keys, some in ordered.items():
             mine = [task for task in self._scan.tasks if task.keys == keys]
-            key = found.key if number == len(asked) else found.key.copy()  # the last may use it up
-            parts = pieces(key, found.time, found.table, labels, found.parts)
-            answers += self._in_pieces(mine, parts, labels, chosen[keys])
+            cuts = [0, *np.searchsorted(some.key, wanted.bounds).tolist(), len(some.key)]
+            answers += self._in_parts(mine, found, some, cuts, labels[keys].by_key, chosen[keys])
         return answers
 
-    def _in_pieces(
-        self, tasks: Sequence[ViewTask], parts: Iterator[Piece], labels: Labels, chosen: Ints | None
+    def _in_parts(  # noqa: PLR0917
+        self,
+        tasks: Sequence[ViewTask],
+        found: Found,
+        labels: Labels,
+        cuts: Sequence[int],
+        by_key: Ints,
+        chosen: Ints | None,
     ) -> list[tuple[ViewTask, dict[str, Feature]]]:
-        """Evaluate tasks on every piece, several at the same time, and put the answers in the labels' order."""
+        """Evaluate tasks on every part of the keys, several at the same time, and put the answers in order.
 
-        def work(piece: Piece) -> list[dict[str, Feature]]:
-            rows, some = piece.rows(), labels.take(piece.places)
-            asking = piece.places if chosen is None else chosen[piece.places]  # among all labels
+        Parameters
+        ----------
+        labels, by_key
+            The labels in the order of their keys, and which labels these are.
+        cuts
+            Where each part's labels begin, and the last one's end.
+        chosen
+            Which of all labels these are; None for all.
+        """
+
+        def work(part: int) -> list[dict[str, Feature]]:
+            mine = slice(cuts[part], cuts[part + 1])
+            rows, some, asking = found.part(part), Labels(labels.key[mine], labels.t[mine]), by_key[mine]
+            if chosen is not None:
+                asking = chosen[asking]
             visible = None if self._visible_of is None else self._visible_of(rows, asking)
             return [
                 evaluate(task.view, list(task.features), rows, some, known_at=self._known_at, visible=visible)
                 for task in tasks
             ]
 
-        found = in_threads(work, parts)
-        back = np.empty_like(labels.by_key)
-        back[labels.by_key] = np.arange(len(back))
-        wanted = [(place, name) for place, task in enumerate(tasks) for name in task.features]
+        parts = [part for part, (start, end) in enumerate(pairwise(cuts)) if start < end]
+        answers = in_threads(work, parts or [0])
+        back = np.empty_like(by_key)
+        back[by_key] = np.arange(len(back))
+        names = [(place, name) for place, task in enumerate(tasks) for name in task.features]
 
         def put(item: tuple[int, str]) -> Feature:
             place, name = item
-            columns = [answers[place][name] for answers in found]
-            return joined(columns, back)
+            return joined([answer[place][name] for answer in answers], back)
 
-        features = dict(zip(wanted, in_threads(put, wanted), strict=True))
+        features = dict(zip(names, in_threads(put, names), strict=True))
         return [(task, {name: features[place, name] for name in task.features}) for place, task in enumerate(tasks)]
 
     def _labels(self, keys: tuple[str, ...], places: Ints | None) -> Labels:
         numbers = self._numbers[keys]
         return Labels(numbers, self._times) if places is None else Labels(numbers[places], self._times[places])
 
-    def _portions(self, count: int) -> Iterator[_Portion]:
-        """Split the keys' numbers into ranges with about as many labels each."""
-        if not self._scan.view.join_keys:
-            yield _Portion(0, 1, None)
-            return
-        numbers = np.concatenate(list(self._numbers.values()))
-        size = int(numbers.max(initial=-1)) + 1
-        wanted = np.zeros(size, dtype=bool)
-        wanted[numbers[numbers >= 0]] = True
-        if count <= 1:
-            yield _Portion(-1, size, wanted)
-            return
-        ascending = np.sort(numbers)
+    def _wanted(self, ordered: Mapping[tuple[str, ...], Labels]) -> Wanted:
+        """Return which rows some labels may see, given by their columns of keys, in the order of their keys."""
+        asked = []
+        for keys, labels in ordered.items():
+            reaches = [reach(task.view) for task in self._scan.tasks if task.keys == keys]
+            known = [number for number in reaches if number is not None]
+            asked.append(Asked(labels.key, labels.t, max(known) if len(known) == len(reaches) else None))
+        parts = max(self._limit // _PART_ROWS, len(self._times) // _PART_LABELS) + 1
+        return Wanted(self._size, asked, min(parts, MAX_PARTS))
+
+    def _portions(self, count: int) -> list[int]:
+        """Return bounds between which lie the numbers of keys with about as many labels each."""
+        if count <= 1 or not self._scan.view.join_keys:
+            return [-1, self._size]
+        ascending = np.sort(np.concatenate(list(self._numbers.values())))
         inner = np.unique(ascending[np.arange(1, count) * len(ascending) // count]).tolist()
-        bounds = [-1, *(bound for bound in inner if bound > 0), size]
-        for start, end in pairwise(bounds):
-            mine = np.zeros_like(wanted)
-            mine[max(start, 0) : end] = wanted[max(start, 0) : end]
-            yield _Portion(start, end, mine)
+        return [-1, *(bound for bound in inner if bound > 0), self._size]
 
     def _row_bytes(self) -> int:
         schema = self._scan.view.columns
@@ -246,8 +237,8 @@ def _chosen(column: pa.ChunkedArray | pa.Array, places: Ints | None) -> pa.Chunk
     return column if places is None else column.take(pa.array(places))
 
 
-def _inside(numbers: Ints, portion: _Portion) -> Ints:
-    return np.flatnonzero((numbers >= portion.start) & (numbers < portion.end))
+def _inside(numbers: Ints, start: int, end: int) -> Ints:
+    return np.flatnonzero((numbers >= start) & (numbers < end))
 
 
 def joined(parts: Sequence[Feature], order: Ints) -> Feature:

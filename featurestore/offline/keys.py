@@ -12,8 +12,8 @@ from featurestore.offline.kernels import Bools, Ints
 
 KeyColumns = Sequence[pa.ChunkedArray | pa.Array]
 
-_WIDE = 1 << 24
-_SPARSE = 32
+_WIDE = 1 << 22
+_SPARSE = 16
 
 
 class KeyNumbers(NamedTuple):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from featurestore.clock import format_duration, from_micros
 from featurestore.definitions import FeatureView
@@ -74,6 +75,11 @@ class Scan(NamedTuple):
     def view(self) -> FeatureView:
         """Any of the views: all have the log's keys, columns and sources."""
         return self.tasks[0].view
+
+    def schema(self, *, positions: bool) -> pa.Schema:
+        """Return the columns to read, `POSITION` too where asked for, in the log's types."""
+        names = dict.fromkeys([*self.columns, *(POSITION if positions else ())])
+        return pa.schema([self.log.schema.field(name) for name in names])
 
     def sql(self, source: str, *, positions: bool) -> str:
         """Return the query that reads the rows, in standard SQL.
@@ -176,6 +182,15 @@ def time_bounds(view: FeatureView, times: Ints) -> tuple[int | None, int | None]
     starts = [aggregation.window.bounds(first)[0] for aggregation in view.aggregations]
     known = [start for start in starts if start is not None]
     return (min(known) if len(known) == len(starts) else None), last
+
+
+def reach(view: FeatureView) -> int | None:
+    """Return how many microseconds before a label's time a row may lie that the label sees; None for any number."""
+    if not view.is_window:
+        return None if view.ttl_micros is None else 2 * view.ttl_micros
+    windows = [aggregation.window for aggregation in view.aggregations]
+    known = [window.offset + window.length + window.hop for window in windows if window.length is not None]
+    return max(known) if len(known) == len(windows) else None
 
 
 def needed(task: ViewTask) -> list[str]:

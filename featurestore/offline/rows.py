@@ -1,74 +1,31 @@
-"""Rows and labels by key and time: one sort of 64-bit integers, then pieces that fit into the processor's cache."""
+"""Rows and labels by key and time: rows come grouped by ranges of keys, and are sorted a part of them at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.offline.kernels import Ints, expand, search
+from featurestore.offline.kernels import Ints, search
+from featurestore.offline.wanted import NUMBER, Grouped
 
 POSITION = ("arrival", "_writer", "_sequence")
 """The columns that order rows of one key with one event time."""
 
-_BLOCK = 1 << 16
-_RUN = 256
+_BITS = 63
 _NONE = np.zeros(0, dtype=np.int64)
-_PIECE_ROWS = 1 << 20
-_PIECE_LABELS = 1 << 17
 
 
-def order_of(key: Ints, time: Ints, parts: Ints = _NONE) -> tuple[Ints, int, Ints | None]:
-    """Sort rows by (key, time).
-
-    Parameters
-    ----------
-    key
-        Numbers from 0. The array is overwritten.
-    time
-        Microseconds.
-    parts
-        Where parts begin that may each be in the order of time, ascending; see `_by_time`.
-
-    Returns
-    -------
-    packed
-        Ascending, ``key << bits | place``, where `place` is the row's place in the order of time.
-    bits
-        How many bits a place has.
-    by_time
-        The rows in the order of time; None where they were given in it.
-    """
-    by_time = _by_time(time, parts)
-    if by_time is not None:
-        key = key[by_time]
-    bits = len(time).bit_length()
-    key <<= bits
-    for start in range(0, len(key), _BLOCK):
-        part = key[start : start + _BLOCK]
-        part |= np.arange(start, start + len(part))
-    key.sort()
-    return key, bits, by_time
-
-
-def _by_time(time: Ints, parts: Ints) -> Ints | None:
-    """Return the rows in the order of time, or None where they are in it.
-
-    Logs are written a stretch of time after the other, but by several writers at a time: putting such runs in order is
-    cheaper than sorting.
-    """
-    falls = np.flatnonzero(time[1:] < time[:-1]) + 1
-    if not len(falls):
-        return None
-    starts = np.union1d(falls, np.append(parts[parts < len(time)], 0))
-    ends = np.append(starts[1:], len(time))
-    order = np.argsort(time[starts], kind="stable")
-    if len(starts) * _RUN < len(time) and bool((time[ends[order[:-1]] - 1] <= time[starts[order[1:]]]).all()):
-        return expand(starts[order], ends[order])[0]
-    return np.argsort(time, kind="stable")
+def order_of(key: Ints, time: Ints) -> Ints:
+    """Return rows in the order of (key, time); both must not be empty."""
+    low, first = int(key.min()), int(time.min())
+    bits = (int(time.max()) - first).bit_length()
+    if (int(key.max()) - low).bit_length() + bits > _BITS:
+        return np.lexsort((time, key))
+    return np.argsort(((key - low) << bits) | (time - first))
 
 
 class Labels:
@@ -80,15 +37,46 @@ class Labels:
 
     @cached_property
     def by_key(self) -> Ints:
-        """The labels in the order of their keys, then of their times."""
-        by_time = np.argsort(self.t)
-        rank = np.empty_like(by_time)
-        rank[by_time] = np.arange(len(rank))
-        return np.argsort((self.key << len(rank).bit_length()) | rank)
+        """The labels in the order of their keys."""
+        bits = len(self.key).bit_length()
+        packed = (self.key << bits) | np.arange(len(self.key))
+        packed.sort()
+        packed &= (1 << bits) - 1
+        return packed
 
     def take(self, places: Ints) -> Labels:
         """Return some of the labels."""
         return Labels(self.key[places], self.t[places])
+
+
+class Found(NamedTuple):
+    """Rows as they were read, some at a time, each time grouped alike.
+
+    Attributes
+    ----------
+    groups
+        The rows, with their times, the numbers of their keys and all columns.
+    schema
+        The types to give values back in; the rows may have others that are cast to them.
+    """
+
+    groups: Sequence[Grouped]
+    schema: pa.Schema
+
+    def part(self, number: int) -> Rows:
+        """Return all rows of a part of the keys."""
+        slices = [
+            rows.slice(offsets[number], offsets[number + 1] - offsets[number])
+            for rows, offsets in self.groups
+            if offsets[number + 1] > offsets[number]
+        ]
+        if not slices:
+            return Rows(_NONE, _NONE, _NONE, self.schema.empty_table(), self.schema)
+        table = pa.Table.from_batches(slices).combine_chunks()
+        key = table.column(NUMBER).cast(pa.int64()).to_numpy()
+        time = table.column("event_timestamp").cast(pa.int64()).to_numpy()
+        order = order_of(key, time)
+        return Rows(key[order], time[order], order, table, self.schema)
 
 
 class Rows:
@@ -100,14 +88,22 @@ class Rows:
         Number of each row's key, and its event time in microseconds.
     positioned
         Whether the table has the columns `POSITION`; else rows of one key and time stand in any order.
+
+    Parameters
+    ----------
+    order, table
+        The rows' places in a table of their columns.
+    schema
+        The types to give values back in.
     """
 
-    def __init__(self, key: Ints, event_timestamp: Ints, order: Ints, table: Table) -> None:
+    def __init__(self, key: Ints, event_timestamp: Ints, order: Ints, table: pa.Table, schema: pa.Schema) -> None:
         self.key = key
         self.event_timestamp = event_timestamp
-        self.positioned = set(POSITION) <= set(table.columns)
+        self.positioned = set(POSITION) <= set(table.column_names)
         self._order = order
         self._table = table
+        self._schema = schema
         if self.positioned:
             self._settle_ties()
 
@@ -128,7 +124,7 @@ class Rows:
         inside = np.flatnonzero(tied[:-1] | tied[1:])
         rows = self._order[inside]
         run = np.cumsum(~tied[inside])
-        arrival, writer, sequence = (_sortable(self._table.take(name, rows)) for name in POSITION)
+        arrival, writer, sequence = (_sortable(self._gather(name, rows)) for name in POSITION)
         self._order = self._order.copy()
         self._order[inside] = rows[np.lexsort((sequence, writer, arrival, run))]
 
@@ -139,14 +135,19 @@ class Rows:
 
     def column(self, name: str) -> pa.Array:
         """Return a column."""
-        return self._table.take(name, self._order)
+        return self._gather(name, self._order)
 
     def take(self, name: str, places: Ints, mask: np.ndarray | None = None) -> pa.Array:
         """Return the values of a column at some places; null where masked."""
         if not len(self):
-            return pa.nulls(len(places), self._table.schema.field(name).type)
+            return pa.nulls(len(places), self._schema.field(name).type)
         rows = self._order[places if mask is None else np.where(mask, 0, places)]
-        return self._table.take(name, rows, mask)
+        return self._gather(name, rows, mask)
+
+    def _gather(self, name: str, rows: Ints, mask: np.ndarray | None = None) -> pa.Array:
+        taken = self._table.column(name).combine_chunks().take(pa.array(rows, mask=mask))
+        dtype = self._schema.field(name).type
+        return taken if taken.type == dtype else taken.cast(dtype)
 
     def bounds(self, labels: Labels) -> tuple[Ints, Ints]:
         """Return the half-open range of each label's key."""
@@ -156,81 +157,6 @@ class Rows:
     def before(self, bounds: tuple[Ints, Ints], times: Ints, *, right: bool = False) -> Ints:
         """Return, within each range of a key's rows, the first place whose time is not before (right: after) a time."""
         return search(self.event_timestamp, *bounds, times, right=right)
-
-
-class Table:
-    """Columns of rows in any order, each as one Arrow array.
-
-    Parameters
-    ----------
-    schema
-        The types to give values back in; the arrays may have others that are cast to them.
-    gap, gapped
-        Before which row the arrays of the columns `gapped` have a gap, and how long it is.
-    """
-
-    def __init__(
-        self,
-        columns: dict[str, pa.Array],
-        schema: pa.Schema,
-        gap: tuple[int, int] = (0, 0),
-        gapped: Collection[str] = (),
-    ) -> None:
-        self.columns = columns
-        self.schema = schema
-        self._gap = gap
-        self._gapped = gapped
-
-    def take(self, name: str, rows: Ints, mask: np.ndarray | None = None) -> pa.Array:
-        """Return the values of a column in some rows; null where masked."""
-        row, length = self._gap
-        if length and name in self._gapped:
-            rows = np.where(rows >= row, rows + length, rows)
-        taken = self.columns[name].take(pa.array(rows, mask=mask))
-        dtype = self.schema.field(name).type
-        return taken if taken.type == dtype else taken.cast(dtype)
-
-
-class Piece(NamedTuple):
-    """All rows of some keys, still to be gathered, and which labels have these keys."""
-
-    packed: Ints
-    bits: int
-    by_time: Ints | None
-    time: Ints
-    table: Table
-    places: Ints
-
-    def rows(self) -> Rows:
-        """Gather the rows."""
-        order = self.packed & ((1 << self.bits) - 1)
-        if self.by_time is not None:
-            order = self.by_time[order]
-        return Rows(self.packed >> self.bits, self.time[order], order, self.table)
-
-
-def pieces(key: Ints, time: Ints, table: Table, labels: Labels, parts: Ints = _NONE) -> Iterator[Piece]:
-    """Yield rows with the labels of their keys, a few keys at a time, in the order of `Labels.by_key`.
-
-    Parameters
-    ----------
-    key, time
-        Number of each row's key, and its event time. The keys' array is overwritten.
-    table
-        The rows' columns.
-    parts
-        Where parts of the rows begin that may each be in the order of time.
-    """
-    packed, bits, by_time = order_of(key, time, parts)
-    label_keys = labels.key[labels.by_key]
-    cuts = np.concatenate((packed[_PIECE_ROWS::_PIECE_ROWS] >> bits, label_keys[_PIECE_LABELS::_PIECE_LABELS]))
-    keys = np.unique(cuts[cuts > 0])
-    rows_at = [0, *np.searchsorted(packed, keys << bits).tolist(), len(packed)]
-    labels_at = [0, *np.searchsorted(label_keys, keys).tolist(), len(label_keys)]
-    for number in range(len(keys) + 1):
-        places = labels.by_key[labels_at[number] : labels_at[number + 1]]
-        if len(places) or not len(labels.t):
-            yield Piece(packed[rows_at[number] : rows_at[number + 1]], bits, by_time, time, table, places)
 
 
 def _sortable(column: pa.Array) -> Ints:

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.offline.engine import Found
 from featurestore.offline.kernels import Bools, Ints
 from featurestore.offline.keys import KeyNumbers, integers_of
 from featurestore.offline.plan import Scan
-from featurestore.offline.rows import POSITION, Table
+from featurestore.offline.rows import POSITION, Found
+from featurestore.offline.wanted import Wanted
 from featurestore.semantics.rows import BATCH_WRITER
 
 
@@ -27,19 +27,14 @@ class TableRows:
         """Return how many rows there are."""
         return len(self._time)
 
-    def read(self, scan: Scan, keys: KeyNumbers, wanted: Bools | None, *, positions: bool) -> Found:
+    def read(self, scan: Scan, keys: KeyNumbers, wanted: Wanted, *, positions: bool) -> Found:
         """Return the rows that a scan reads; see `RowSource`."""
         names = [key.name for key in scan.view.join_keys]
-        numbers = np.zeros(len(self._time), dtype=np.int64) if wanted is None else self._numbers(keys, names)
-        kept = self._kept(scan)
-        if wanted is not None:
-            kept &= (numbers >= 0) & (numbers < len(wanted))
-            kept[kept] = wanted[numbers[kept]]
-        chosen = pa.array(np.flatnonzero(kept))
-        columns = dict.fromkeys([*scan.columns, *(POSITION if positions else ())])
-        taken = {name: _array(self._rows, name).take(chosen) for name in columns}
-        schema = pa.schema([scan.log.schema.field(name) for name in columns])
-        return Found(numbers[kept], self._time[kept], Table(taken, schema))
+        numbers = self._numbers(keys, names) if names else np.zeros(len(self._time), dtype=np.int64)
+        kept = np.flatnonzero(self._kept(scan))
+        columns = dict.fromkeys(["event_timestamp", *scan.columns, *(POSITION if positions else ())])
+        rows = pa.RecordBatch.from_pydict({name: _array(self._rows, name).take(pa.array(kept)) for name in columns})
+        return Found([wanted.group(rows, numbers[kept])], scan.schema(positions=positions))
 
     def _kept(self, scan: Scan) -> Bools:
         """Return which rows the scan's conditions let through."""
