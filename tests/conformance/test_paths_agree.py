@@ -40,10 +40,10 @@ def tell(case: Case, differences: list[Difference]) -> str:
 
 
 def in_small_portions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make of a few rows what else happens to millions: pieces, threads, files in two halves, runs put in order."""
-    monkeypatch.setattr(rows, "_PIECE_ROWS", 3)
-    monkeypatch.setattr(rows, "_PIECE_LABELS", 2)
-    monkeypatch.setattr(rows, "_RUN", 1)
+    """Make of a few rows what else happens to millions: parts, threads, files in two halves, keys too far apart."""
+    monkeypatch.setattr(engine, "_PART_ROWS", 3)
+    monkeypatch.setattr(engine, "_PART_LABELS", 2)
+    monkeypatch.setattr(rows, "_BITS", 1)
     monkeypatch.setattr(scan, "_SPLIT_ROWS", 1)
     monkeypatch.setattr(engine, "_PER_ROW", engine.ROW_MEMORY // 3)
 
