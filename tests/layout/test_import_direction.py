@@ -102,9 +102,15 @@ def test_every_dependency_of_the_product_has_an_owner() -> None:
     extras = project["optional-dependencies"]
     declared = sum((extras[name] for name in extras if name != "dev"), project["dependencies"])
     names = {re.split(r"[\[>]", requirement)[0] for requirement in declared}
-    imported = {"pyyaml": "yaml", "google-cloud-bigquery": "google", "impyla": "impala"}
-    drivers = {"psycopg"}  # SQLAlchemy imports it
+    imported = {
+        "google-cloud-bigquery": "google",
+        "impyla": "impala",
+        "prometheus-client": "prometheus_client",
+        "pyyaml": "yaml",
+    }
+    drivers = {"httptools", "psycopg", "uvloop"}  # SQLAlchemy and uvicorn import them
     shipped_for_tests = {"hypothesis", "pytest"}
-    brought_along = {"grpc", "py4j", "thrift"}  # by google-cloud-bigquery, pyspark and impyla, which speak through them
+    # by google-cloud-bigquery, redis[hiredis], pyspark, fastapi and impyla, which speak through them
+    brought_along = {"grpc", "hiredis", "py4j", "starlette", "thrift"}
 
     assert {imported.get(name, name) for name in names - drivers} | shipped_for_tests | brought_along == set(OWNERS)
