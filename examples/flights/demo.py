@@ -202,7 +202,7 @@ class Demo:
         planes = pq.read_table(self.folder / "data" / "planes.parquet")
         built = dict(zip(planes["tailnum"].to_pylist(), planes["built"].to_pylist(), strict=True))
         tailnum = next(name for name in stops.asked_once() if built.get(name) is not None)
-        fault.flip_stored_value(self.store.online_view("plane"), (tailnum,), built[tailnum])
+        fault.flip_stored_value(self.store.online_view("plane"), (tailnum,), "built")
 
 
 def write_project(folder: Path, *, hive: bool = False) -> None:

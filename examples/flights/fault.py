@@ -4,34 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from featurestore.errors import OnlineStoreError
+from featurestore.online.framing import parse
 from featurestore.online.view import OnlineView
 
 
-def flip_stored_value(view: OnlineView, key: tuple[Any, ...], value: int) -> None:
-    """Flip the lowest bit of an integer in what the online store holds for a key.
+def flip_stored_value(view: OnlineView, key: tuple[Any, ...], feature: str) -> None:
+    """Flip the lowest bit of an integer feature in what the online store holds for a key.
 
     Parameters
     ----------
     view
-        The stored state of a state view.
+        The stored state of a state view with one writer.
     key
         The values of the view's join keys, in their order.
-    value
-        The integer as it is stored; it must be greater than 255, so that its bytes are found.
 
     Raises
     ------
     OnlineStoreError
-        Where the integer does not occur exactly once.
+        Where no integer is stored.
     """
-    place = view.header(view.entity(key))
+    entity = view.entity(key)
+    header = view.header(entity)
     with view.store.snapshot() as snapshot:
-        (stored,) = snapshot.get([place])
-    encoded = msgspec.msgpack.encode(value)
-    if stored is None or stored.count(encoded) != 1:
-        raise OnlineStoreError(f"view {view.view.name!r}, key {key!r}: {value} is not there exactly once")
-    flipped = encoded[:-1] + bytes((encoded[-1] ^ 1,))
-    view.store.put({place: stored.replace(encoded, flipped)})
+        (stored,) = snapshot.get([header])
+    sections = [] if stored is None else parse(stored)
+    place = [column.name for column in view.view.columns].index(feature)
+    state: Any = view.decode(sections[0]) if len(sections) == 1 else None
+    if state is None or state.newest is None or not isinstance(state.newest.values[place], int):
+        raise OnlineStoreError(f"view {view.view.name!r} holds no integer {feature!r} of key {key!r}")
+    state.newest.values[place] ^= 1
+    writer, sequence, _ = sections[0]
+    view.store.delete([header])  # else the store would refuse to replace it by a section that is not newer
+    view.store.merge([view.write(entity, state, [], writer, expected=None, sequence=sequence)])

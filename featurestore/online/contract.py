@@ -4,9 +4,10 @@ A *key group* is everything stored for one entity key of one view: a header and 
 one section per writer (`featurestore.online.framing`). A store needs to understand nothing but that framing.
 
 *Marks* say what the whole store may be trusted with: that a view is filled, up to where a writer's rows are applied,
-the cut in force. They are integers in decimal, under keys that begin with a zero byte (`framing.mark_key`). Whoever
-loses data loses its marks: a store that is spread over machines keeps a copy of every mark with every part of its data
-and answers the least one, or none where a copy is missing.
+the cut in force. They are integers in decimal, under keys that begin with a zero byte (`framing.mark_key`), as no other
+key does; one that only ever is the same or another, such as a filling's, is text that is no integer. Whoever loses data
+loses its marks: a store that is spread over machines keeps a copy of every mark with every part of its data and answers
+the least one, or none where a copy is missing or copies differ that are no integers.
 """
 
 from __future__ import annotations

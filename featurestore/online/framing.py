@@ -16,13 +16,24 @@ from typing import Any, NamedTuple
 
 from featurestore.errors import OnlineStoreError
 from featurestore.online.contract import NEVER, Outcome, SectionWrite
+from featurestore.semantics.rows import BATCH_WRITER
 from featurestore.types import ValueType
 
 VERSION = 1
-_MAX_ENTITY = 400
+BATCH_OF_CUT = BATCH_WRITER + "@"
+"""Before the cut in the name of a lambda view's batch section."""
+
+MAX_ENTITY = 400
+"""Length of the longest entity key that is stored as it is."""
+
 _HEAD = struct.Struct(">H")
 _TAIL = struct.Struct(">QI")
-_BIAS = 1 << 63
+_LONG = 255
+BIAS = 1 << 63
+"""What is added to a sequence before it is stored."""
+
+SMALL = 1 << 31
+"""An integer in an entity key takes four bytes where it is at least minus this and less than this."""
 
 
 class Section(NamedTuple):
@@ -48,7 +59,7 @@ def parse(value: bytes | memoryview) -> list[Section]:
         at += length
         sequence, size = _TAIL.unpack_from(value, at)
         at += 12
-        sections.append(Section(writer, sequence - _BIAS, bytes(value[at : at + size])))
+        sections.append(Section(writer, sequence - BIAS, bytes(value[at : at + size])))
         at += size
     return sections
 
@@ -61,7 +72,7 @@ def build(sections: Iterable[Section]) -> bytes:
         parts += (
             _HEAD.pack(len(name)),
             name,
-            _TAIL.pack(section.sequence + _BIAS, len(section.payload)),
+            _TAIL.pack(section.sequence + BIAS, len(section.payload)),
             section.payload,
         )
     return b"".join(parts)
@@ -93,17 +104,30 @@ def splice(value: bytes | None, write: SectionWrite, payload: bytes | None) -> b
 
 
 def entity_key(values: Sequence[Any], types: Sequence[ValueType]) -> bytes:
-    """Return the unambiguous bytes of an entity's join key values: each with its kind and its length."""
+    """Return the unambiguous bytes of an entity's join key values.
+
+    Integers, timestamps and bools are 4, or where they need it 8, big-endian bytes after their number; strings and
+    bytes come after their kind and their length, in one byte, or four after 0xff.
+    """
     parts: list[bytes] = []
     for value, dtype in zip(values, types, strict=True):
-        if dtype.kind == "string":
-            data, kind = value.encode(), b"s"
-        elif dtype.kind == "bytes":
-            data, kind = value, b"b"
+        if dtype.kind in {"string", "bytes"}:
+            data, kind = (value.encode(), b"s") if dtype.kind == "string" else (value, b"b")
+            parts += (kind, bytes((len(data),)) if len(data) < _LONG else b"\xff" + len(data).to_bytes(4, "big"), data)
         else:
-            data, kind = int(value).to_bytes(8, "big", signed=True), b"i"
-        parts += (kind, _TAIL.pack(0, len(data))[8:], data)
+            size = 4 if -SMALL <= value < SMALL else 8
+            parts += (bytes((size,)), int(value).to_bytes(size, "big", signed=True))
     return b"".join(parts)
+
+
+def is_batch_of_cut(writer: str) -> bool:
+    """Whether a section's writer is the batch side of a lambda view, as of some cut."""
+    return writer.startswith(BATCH_OF_CUT)
+
+
+def cut_of(writer: str) -> int:
+    """Return the cut that a batch section of a lambda view is for."""
+    return int(writer.removeprefix(BATCH_OF_CUT))
 
 
 def shorten(entity: bytes) -> bytes:
@@ -111,7 +135,7 @@ def shorten(entity: bytes) -> bytes:
 
     The header of a shortened key holds the whole one, so that readers and writers can compare it.
     """
-    return entity if len(entity) <= _MAX_ENTITY else b"#" + entity[:64] + hashlib.sha256(entity).digest()
+    return entity if len(entity) <= MAX_ENTITY else b"#" + entity[:64] + hashlib.sha256(entity).digest()
 
 
 def header_key(fingerprint: bytes, entity: bytes) -> bytes:
@@ -121,7 +145,7 @@ def header_key(fingerprint: bytes, entity: bytes) -> bytes:
 
 def chunk_key(fingerprint: bytes, entity: bytes, level: int, span: int) -> bytes:
     """Return the key of the chunk that holds the tiles of one span of a level."""
-    return b"%bc%b%c%b" % (fingerprint, entity, level, (span + _BIAS).to_bytes(8, "big"))
+    return b"%bc%b%c%b" % (fingerprint, entity, level, (span + BIAS).to_bytes(8, "big"))
 
 
 def mark_key(fingerprint: bytes, name: str) -> bytes:

@@ -1,144 +1,55 @@
-"""Online lookups: all views and entities of a request from one consistent snapshot, each row at one stated time."""
+"""Online lookups: all views and entities of a request read together, each row at one stated time."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from featurestore.clock import from_micros
-from featurestore.definitions import Field
 from featurestore.definitions.project import feature_fingerprint
-from featurestore.definitions.resolve import Request
-from featurestore.errors import MissingExtraError, NotReadyError, RowError, suggest
+from featurestore.definitions.resolve import Column, Read, Request
+from featurestore.errors import NotReadyError
 from featurestore.online.contract import AsyncReader, OnlineStore
+from featurestore.online.entity_rows import EntityColumns, EntityRowReader
 from featurestore.online.framing import mark_key
-from featurestore.online.reader import Reading, StateReading, ViewAnswer, WindowReading
-from featurestore.online.view import OnlineView
-from featurestore.semantics.on_demand import input_types
+from featurestore.online.reader import StateReading
+from featurestore.online.reading import Reading, Times, ViewColumns
+from featurestore.online.response import Answer, Answered, Asked, OnlineResponse, Receipt, Shape
+from featurestore.online.windows import WindowReading
 from featurestore.semantics.on_demand import run as run_on_demand
-from featurestore.semantics.rows import Result, Status
-from featurestore.types import convert, to_python
 
 if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
+    from collections.abc import Mapping
 
-    EntityRows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]] | pd.DataFrame
+    from featurestore.online.entity_rows import EntityRows
+    from featurestore.online.view import OnlineView
 
+__all__ = ["Lookup", "OnlineResponse", "Receipt", "Steps"]
 
 Steps = Generator[Sequence[bytes], list[bytes | None], "OnlineResponse"]
 """Yields keys to read together, is sent their values, and returns the response."""
 
+Loading = Generator[Sequence[bytes], list[bytes | None], bool]
 
-class Receipt(NamedTuple):
-    """What stands behind a view's values in one row.
+
+class _Use(NamedTuple):
+    """One use of a stored view in a request.
 
     Attributes
     ----------
-    fingerprint
-        That of the view's definition.
-    t
-        When the values were evaluated, in microseconds since the epoch.
-    sequences
-        By writer, the last sequence that was visible for the key (of batch: the job).
+    names
+        For each join key of the view, in order, the field of the entity rows that holds it.
+    features
+        The places, among the view's features, of those that are needed.
     cut
-        Of a lambda view the cut in force; else None.
+        The place of its cut among the marks; None where it has none.
     """
 
+    name: str
+    view: OnlineView
     fingerprint: str
-    t: int
-    sequences: dict[str, int]
+    names: tuple[str, ...]
+    features: tuple[int, ...]
     cut: int | None
-
-
-class OnlineResponse:
-    """The answer to a lookup: one row for each entity row, in the order asked.
-
-    Attributes
-    ----------
-    keys
-        The join keys, by name, as asked.
-    results
-        Value and status by column name. Timestamps are microseconds here, aware UTC datetimes in `to_dict`.
-    evaluated_at
-        The time each row was evaluated at, in microseconds since the epoch: the reader's clock, or slightly later.
-    receipts
-        For each row, by view, the receipt.
-    event_timestamps
-        For each row, by state view, when the row behind its values happened (microseconds), None where there is none.
-    """
-
-    def __init__(
-        self,
-        request: Request,
-        keys: dict[str, list[Any]],
-        results: dict[str, Sequence[Result]],
-        *,
-        evaluated_at: list[int],
-        receipts: list[dict[str, Receipt]],
-        event_timestamps: list[dict[str, int | None]],
-    ) -> None:
-        self.request = request
-        self.keys = keys
-        self.results = results
-        self.evaluated_at = evaluated_at
-        self.receipts = receipts
-        self.event_timestamps = event_timestamps
-
-    @property
-    def statuses(self) -> dict[str, list[str]]:
-        """The name of every value's status (see `Status`), by column."""
-        return {name: [Status(result.status).name for result in column] for name, column in self.results.items()}
-
-    def to_dict(self, *, include_event_timestamps: bool = False) -> dict[str, list[Any]]:
-        """Return join keys and features by column, as Feast does.
-
-        With `include_event_timestamps` each view's `<view>__event_timestamp` column says when its row happened, and
-        `evaluated_at` as of when the row was evaluated.
-        """
-        answer = dict(self.keys)
-        # Row by row, then turned: a request has many columns and few rows.
-        rows = [[result[0] for result in row] for row in zip(*self.results.values(), strict=True)]
-        columns = map(list, zip(*rows, strict=True)) if rows else ([] for _ in self.results)
-        answer.update(zip(self.results, columns, strict=True))
-        for name, dtype in self.request.times.items():
-            answer[name] = [to_python(value, dtype) for value in answer[name]]
-        if include_event_timestamps:
-            for view in {name for row in self.event_timestamps for name in row}:
-                times = [row.get(view) for row in self.event_timestamps]
-                answer[f"{view}__event_timestamp"] = [None if t is None else from_micros(t) for t in times]
-            answer["evaluated_at"] = [from_micros(t) for t in self.evaluated_at]
-        return answer
-
-    def to_arrow(self) -> pa.Table:
-        """Return join keys and features as an Arrow table of the declared types."""
-        import pyarrow as pa
-
-        fields = [*self.request.join_keys.values()]
-        columns = {field.name: pa.array(self.keys[field.name], type=field.dtype.to_arrow()) for field in fields}
-        answer = self.to_dict()
-        for column in self.request.columns:
-            columns[column.name] = pa.array(answer[column.name], type=column.field.dtype.to_arrow())
-        return pa.table(columns)
-
-    def to_df(self) -> pd.DataFrame:
-        """Return join keys and features as a pandas DataFrame.
-
-        Integers and bools with nulls are of pandas' nullable types, so that no integer becomes a float.
-        """
-        import pyarrow as pa
-
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise MissingExtraError.for_package("pandas", "pandas") from error
-        nullable = {pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
-        table = self.to_arrow()
-        columns = {
-            name: table.column(name).to_pandas(types_mapper=nullable.get if table.column(name).null_count else None)
-            for name in table.column_names
-        }
-        return pd.DataFrame(columns)
 
 
 class Lookup:
@@ -153,26 +64,27 @@ class Lookup:
     def __init__(self, request: Request, store: OnlineStore, views: Mapping[str, OnlineView]) -> None:
         self.request = request
         self._store = store
-        self._views = [views[read.view.name] for read in request.reads]
-        self._keys = [[field.name for field in read.keys] for read in request.reads]
-        self._fingerprints = {read.name: feature_fingerprint(read.view) for read in request.reads}
-        self._marks = [mark_key(view.fingerprint, name) for view in self._views for name in ("ready", "cut")]
-        self._input_types = {view.name: input_types(view, request.views) for view in request.on_demand}
-        self._names = [read.name for read in request.reads]
-        self._state_views = [place for place, read in enumerate(request.reads) if not read.view.is_window]
-        self._fields = [*request.join_keys.values(), *request.request_fields.values()]
-        places = {
-            (read.name, field.name): (place, position)
-            for place, read in enumerate(request.reads)
-            for position, field in enumerate(read.view.features)
-        }
-        self._places = places
-        flat = {feature: place for place, feature in enumerate(places)}
-        self._width = len(flat)
-        self._columns = [
-            (column.name, flat.get((column.view, column.feature)), (column.view, column.feature))
-            for column in request.columns
-        ]
+        self._rows = EntityRowReader([*request.join_keys.values(), *request.request_fields.values()])
+        ready = {views[view.name].fingerprint: view.name for view in request.views}
+        cuts = [views[view.name].fingerprint for view in request.views if view.is_lambda]
+        self._ready = list(ready.values())
+        self._marks = [mark_key(view, "ready") for view in ready] + [mark_key(view, "cut") for view in cuts]
+        self._uses = []
+        self._places: dict[tuple[str, str], tuple[int, int]] = {}
+        for place, read in enumerate(request.reads):
+            view = views[read.view.name]
+            cut = len(ready) + cuts.index(view.fingerprint) if read.view.is_lambda else None
+            features = _needed(request, read)
+            names = [field.name for field in read.view.features]
+            self._places.update({(read.name, names[feature]): (place, order) for order, feature in enumerate(features)})
+            keys = tuple(field.name for field in read.keys)
+            self._uses.append(_Use(read.name, view, feature_fingerprint(read.view), keys, features, cut))
+        self._shape = Shape(request, [self._asked(column) for column in request.columns])
+
+    def _asked(self, column: Column) -> Asked:
+        feature = column.view, column.feature
+        view, place = self._places.get(feature, (None, 0))
+        return Asked(column.name, view, place, feature, column.field.dtype)
 
     def answer(self, entity_rows: EntityRows, now: int) -> OnlineResponse:
         """Look the request up for each entity row, as of the reader's clock `now` (microseconds since the epoch).
@@ -182,12 +94,13 @@ class Lookup:
         RowError
             Where a row lacks a join key or request field, or one has a wrong type. A null key matches nothing.
         NotReadyError
-            Where a view's online state has never been filled.
+            Where a view's online state has never been filled, or the store may have forgotten some of it.
         ClockError
             Where `now` is so far behind the rows of a window view that what it needs is no longer kept.
         """
+        self._store.check()
+        steps = self.steps(entity_rows, now)
         with self._store.snapshot() as snapshot:
-            steps = self.steps(entity_rows, now)
             values: list[bytes | None] | None = None
             while True:
                 try:
@@ -212,124 +125,142 @@ class Lookup:
 
         All keys of a step are read at once, marks last; there is a second step only where it cannot be helped.
         """
-        rows = _as_rows(entity_rows)
-        typed = [{field.name: _typed(field, row, place) for field in self._fields} for place, row in enumerate(rows)]
-        found: list[list[ViewAnswer]] = []
-        times: list[int] = []
-        readings, cuts = yield from self._open(typed)
-        for row in readings:
-            t = yield from _settle(row, now)
-            found.append([reading.evaluate(t) for reading in row])
-            times.append(t)
-        derived = self._on_demand(found, typed) if self.request.on_demand else {}
-        flat = [[result for answer in answers for result in answer.results] for answers in found]
-        columns = list(zip(*flat, strict=True)) if flat else [()] * self._width
-        results: dict[str, Sequence[Result]] = {
-            name: derived[feature] if place is None else columns[place] for name, place, feature in self._columns
-        }
-        return OnlineResponse(
-            self.request,
-            {key: [row[key] for row in rows] for key in self.request.join_keys},
-            results,
-            evaluated_at=times,
-            receipts=[self._receipts(t, answers, cuts) for t, answers in zip(times, found, strict=True)],
-            event_timestamps=[
-                {self._names[place]: answers[place].event_timestamp for place in self._state_views} for answers in found
-            ],
-        )
+        rows = self._rows.read(entity_rows)
+        while True:
+            work = _Work(self._uses, self._marks, self._ready, rows, now)
+            if (yield from work.load()) and (yield from work.settle()):
+                break  # else a cut moved between two steps: what they read does not belong together
+        views = work.evaluate()
+        derived = self._on_demand([view.columns for view in views], rows) if self.request.on_demand else {}
+        return OnlineResponse(self._shape, rows, views, derived, work.times)
 
-    def _receipts(self, t: int, answers: list[ViewAnswer], cuts: list[int | None]) -> dict[str, Receipt]:
-        return {
-            name: Receipt(self._fingerprints[name], t, answer.sequences, cut)
-            for name, answer, cut in zip(self._names, answers, cuts, strict=True)
-        }
-
-    def _open(
-        self, rows: Sequence[Mapping[str, Any]]
-    ) -> Generator[Sequence[bytes], list[bytes | None], tuple[list[list[Reading]], list[int | None]]]:
-        """Return the readings of each row, and each view's cut in force, all from one read."""
-        uses = list(zip(self._views, self._keys, strict=True))
-        entities = [[self._entity(view, names, row) for view, names in uses] for row in rows]
-        places = range(len(self._views))
-        distinct = list(dict.fromkeys((place, line[place]) for line in entities for place in places))
-        headers = [self._views[place].header(entity) for place, entity in distinct if entity is not None]
-        read = yield [*headers, *self._marks]
-        values = iter(read[len(headers) :] + read[: len(headers)])
-        marks = [(next(values), next(values)) for _ in self._views]
-        for view, (ready, _) in zip(self._views, marks, strict=True):
-            if ready is None:
-                raise NotReadyError(
-                    f"the online store holds no state of view {view.view.name!r} yet; run featurestore materialize, "
-                    "or stream or push rows to it"
-                )
-        cuts = [None if cut is None else int(cut) for _, cut in marks]
-        found: dict[tuple[int, bytes | None], Reading] = {}
-        for place, entity in distinct:
-            view = self._views[place]
-            kind = WindowReading if view.layout else StateReading
-            found[place, entity] = kind(view, None if entity is None else next(values), cuts[place], entity)
-        return [[found[place, line[place]] for place in places] for line in entities], cuts
-
-    @staticmethod
-    def _entity(view: OnlineView, names: Sequence[str], row: Mapping[str, Any]) -> bytes | None:
-        key = [row[name] for name in names]
-        return None if None in key else view.entity(key)
-
-    def _on_demand(
-        self, found: list[list[ViewAnswer]], rows: Sequence[Mapping[str, Any]]
-    ) -> dict[tuple[str, str], list[Result]]:
-        results = {}
+    def _on_demand(self, answers: Sequence[ViewColumns], rows: EntityColumns) -> dict[tuple[str, str], Answer]:
+        derived = {}
         for view in self.request.on_demand:
-            inputs: dict[str, list[Any]] = {}
+            inputs: dict[str, Sequence[Any]] = {}
             for projection in view.view_inputs:
                 for feature in projection.features:
-                    place, position = self._places[projection.view, feature]
-                    inputs[feature] = [answers[place].results[position].value for answers in found]
+                    place, order = self._places[projection.view, feature]
+                    inputs[feature] = answers[place].values[order]
             for field in view.request_fields:
-                inputs[field.name] = [row[field.name] for row in rows]
-            answers = run_on_demand(view, inputs, len(rows), self.request.inputs[view.name])
-            results.update({(view.name, name): column for name, column in answers.items()})
-        return results
+                inputs[field.name] = rows.typed[field.name]
+            results = run_on_demand(view, inputs, rows.n, self.request.inputs[view.name])
+            for name, column in results.items():
+                values, statuses = [result[0] for result in column], [result[1] for result in column]
+                derived[view.name, name] = Answer(values, statuses)
+        return derived
 
 
-def _settle(readings: Sequence[Reading], now: int) -> Generator[Sequence[bytes], list[bytes | None], int]:
-    """Return the time at which all of a row's views are evaluated, with their chunks loaded for it."""
-    t, moved = now, False
-    while True:
-        for reading in readings:
-            if type(reading) is WindowReading:
-                keys = reading.chunks(t)
-                reading.load(dict(zip(keys, (yield keys), strict=True)))
-        settled = max((reading.move(t, moved=moved) for reading in readings), default=t)
-        if settled == t:
-            return t
-        t, moved = settled, True
+def _needed(request: Request, read: Read) -> tuple[int, ...]:
+    """Return the places of the features that a use of a view must give: those asked for and on-demand inputs."""
+    wanted = [column.feature for column in request.columns if column.view == read.name]
+    for view in request.on_demand:
+        for projection in view.view_inputs:
+            if projection.view == read.name:
+                wanted += projection.features
+    places = {field.name: place for place, field in enumerate(read.view.features)}
+    return tuple(places[name] for name in dict.fromkeys(wanted))
 
 
-def _as_rows(rows: EntityRows) -> Sequence[Mapping[str, Any]]:
-    if isinstance(rows, Mapping):
-        lengths = {len(column) for column in rows.values()}
-        if len(lengths) > 1:
-            raise RowError(f"the entity columns have different lengths: {sorted(lengths)}")
-        return [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
-    if isinstance(rows, (list, tuple)) and all(isinstance(row, Mapping) for row in rows):
-        return rows
-    frame: Any = rows
-    if hasattr(frame, "itertuples"):  # a pandas DataFrame
-        return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False, name=None)]
-    raise RowError(
-        f"entity_rows is a {type(rows).__name__}: give a list of dicts, [{{'driver_id': 1}}], a dict of columns or a "
-        "pandas DataFrame"
-    )
+class _Work:
+    """What one answer reads: for each use of a view a reading, and each row's place in it.
+
+    Attributes
+    ----------
+    times
+        The time that each row is evaluated at: the reader's clock `now`, or later.
+    """
+
+    def __init__(
+        self, uses: Sequence[_Use], marks: Sequence[bytes], ready: Sequence[str], rows: EntityColumns, now: int
+    ) -> None:
+        self._uses = uses
+        self._marks = marks
+        self._ready = ready
+        self._now = now
+        self._read_marks: list[bytes | None] | None = None
+        self._readings: list[Reading] = []
+        self._times: list[Times] = []
+        self.times = [now] * rows.n
+        for use in uses:
+            entities = use.view.entity_keys.columns([rows.typed[name] for name in use.names], rows.n)
+            places: Sequence[int] = range(rows.n)
+            if rows.n > 1:
+                distinct = dict.fromkeys(entities)
+                if len(distinct) < rows.n:
+                    known = {entity: place for place, entity in enumerate(distinct)}
+                    places = [known[entity] for entity in entities]
+                    entities = list(distinct)
+            self._readings.append(open_reading(use.view, entities, use.features))
+            self._times.append(Times(places, self.times, now))
+
+    def load(self) -> Loading:
+        """Read what the readings need for each row's time; return False where a cut moved since the last time."""
+        while True:
+            keys: list[bytes] = []
+            wanted = []
+            for reading, times in zip(self._readings, self._times, strict=True):
+                named = reading.keys(times)
+                wanted.append(named)
+                keys += named
+            if self._read_marks is not None and not keys:
+                return True
+            keys += self._marks
+            read = (yield keys) if keys else []
+            marks = read[len(read) - len(self._marks) :]
+            if None in marks:
+                self._require(marks)
+            if self._read_marks is not None and marks != self._read_marks:
+                return False
+            self._read_marks = marks
+            start = 0
+            for use, reading, named in zip(self._uses, self._readings, wanted, strict=True):
+                reading.load(named, read[start : start + len(named)], self._cut(use))
+                start += len(named)
+
+    def _require(self, marks: Sequence[bytes | None]) -> None:
+        for view, mark in zip(self._ready, marks, strict=False):
+            if mark is None:
+                raise NotReadyError(
+                    f"the online store holds no state of view {view!r} yet; run featurestore materialize, or stream or "
+                    "push rows to it"
+                )
+
+    def settle(self) -> Loading:
+        """Move each row's time until all its views count whole there, with what they need loaded for it.
+
+        Returns False where a cut moved meanwhile.
+        """
+        if all(reading.settled(self._now) for reading in self._readings):
+            return True
+        moved = [False] * len(self.times)
+        while True:
+            later = list(self.times)
+            for reading, times in zip(self._readings, self._times, strict=True):
+                for row, (place, t) in enumerate(times):
+                    later[row] = max(later[row], reading.move(place, t, moved=moved[row]))
+            if later == self.times:
+                return True
+            moved = [after > self._now for after in later]
+            self.times = later
+            self._times = [Times(times.places, later) for times in self._times]
+            if not (yield from self.load()):
+                return False
+
+    def evaluate(self) -> list[Answered]:
+        """Return what each view answers at each row's time."""
+        return [
+            Answered(use.name, use.fingerprint, self._cut(use), reading.evaluate(times))
+            for use, reading, times in zip(self._uses, self._readings, self._times, strict=True)
+        ]
+
+    def _cut(self, use: _Use) -> int | None:
+        if use.cut is None or self._read_marks is None:
+            return None
+        cut = self._read_marks[use.cut]
+        return None if cut is None else int(cut)
 
 
-def _typed(field: Field, row: Mapping[str, Any], place: int) -> Any:
-    if field.name not in row:
-        raise RowError(f"entity row {place} lacks {field.name!r}{suggest(field.name, row)}")
-    value = row[field.name]
-    if type(value).__module__ == "numpy":
-        value = value.item()
-    try:
-        return convert(value, field.dtype)
-    except RowError as error:
-        raise RowError(f"entity row {place}, {field.name!r}: {error}") from error
+def open_reading(view: OnlineView, entities: Sequence[bytes | None], features: tuple[int, ...]) -> Reading:
+    """Return what reads a view's state for some entity keys."""
+    return StateReading(view, entities, features) if view.layout is None else WindowReading(view, entities, features)

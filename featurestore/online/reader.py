@@ -1,229 +1,255 @@
-"""Reading one view's stored state for one key at a time ``t``: which sections count, how far ``t`` must move, values.
+"""Reading state views: which rows count, how far ``t`` must move, and values by column.
 
-A reader's ``t`` is its clock or, if later, one microsecond past the newest row that is not pending of the tile that
-holds the clock (state views: past the newest row). So the head tile always counts whole.
+A reader's ``t`` is its clock or, if later, one microsecond past the newest row that is not pending. So of each section
+its newest row always counts, and which row answers depends on ``t`` only where rows are pending.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+import struct
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
-from featurestore.clock import format_duration, from_micros
-from featurestore.errors import ClockError, OnlineStoreError
-from featurestore.online.framing import Section, parse
-from featurestore.online.layout import Output, Piece, WindowLayout
-from featurestore.online.sections import OnlineRow, StateSection, WindowSection, whole_key
-from featurestore.online.view import OnlineView, cut_of, is_batch_of_cut
-from featurestore.semantics.accumulators import Order, clean
-from featurestore.semantics.finalise import finalise
-from featurestore.semantics.rows import BATCH_WRITER, Result, Status
-from featurestore.semantics.windows import floor_to
+import msgspec
 
-_PRESENT = Status.PRESENT
-_NULL = Result(None, Status.NULL_VALUE)
-_NOT_FOUND = Result(None, Status.NOT_FOUND)
-_OUTSIDE = Result(None, Status.OUTSIDE_MAX_AGE)
+from featurestore.errors import OnlineStoreError
+from featurestore.online.contract import NEVER
+from featurestore.online.framing import VERSION, Section, cut_of, is_batch_of_cut, parse
+from featurestore.online.pick import Values
+from featurestore.online.reading import Lazily, Times, ViewColumns
+from featurestore.online.state import EXTRAS, NEWEST
+from featurestore.online.state_arrays import Block
+from featurestore.semantics.rows import BATCH_WRITER, Status
 
+if TYPE_CHECKING:
+    from featurestore.online.view import OnlineView
 
-class ViewAnswer(NamedTuple):
-    """A view's answer for one key.
+_LONGEST_KEY = 400
+_BLOCK_ROWS = 24
+"""From how many stored rows on an array is quicker than row by row."""
 
-    Attributes
-    ----------
-    results
-        Value and status by feature, in the view's order.
-    event_timestamp
-        Of a state view, when the row behind the values happened; else None.
-    sequences
-        By writer, the last sequence that was visible (of batch: the job).
-    """
+_PRESENT, _NULL = Status.PRESENT, Status.NULL_VALUE
+_NOT_FOUND, _OUTSIDE = Status.NOT_FOUND, Status.OUTSIDE_MAX_AGE
+_NO_TAIL: tuple[Any, ...] = ()
+_decode = msgspec.msgpack.Decoder().decode
 
-    results: list[Result]
-    event_timestamp: int | None
-    sequences: dict[str, int]
+Rank = tuple[int, int, bytes, int]
+"""What orders the rows of a key."""
 
 
 class StateReading:
-    """The state of a key of a state view."""
+    """What is stored of some entity keys of a state view: a `Reading` of one step.
 
-    def __init__(self, view: OnlineView, header: bytes | None, cut: int | None, whole: bytes | None) -> None:
-        self._online = view
-        self._cut = cut if view.is_lambda else None
-        self._sections: list[tuple[str, StateSection]] = []
-        self.sequences: dict[str, int] = {}
-        for section in _visible(view, header, cut, whole):
-            writer = BATCH_WRITER if is_batch_of_cut(section.writer) else section.writer
-            self._sections.append((writer, StateSection.decode(section.payload)))
-            self.sequences[writer] = section.sequence
+    Parameters
+    ----------
+    entities
+        The entity keys, each once; None for a key with a null.
+    features
+        The places, among the view's features, of those asked for.
+    """
 
-    def move(self, t: int, *, moved: bool) -> int:  # noqa: ARG002  (the windows' answer depends on it)
-        """Return the earliest time from `t` on at which every row that is not pending counts."""
-        for writer, section in self._sections:
-            row = section.newest
-            if row is not None and row.event_timestamp >= t and self._counts(writer, row):
-                t = row.event_timestamp + 1
-        return t
+    def __init__(self, view: OnlineView, entities: Sequence[bytes | None], features: tuple[int, ...]) -> None:
+        self._view = view
+        self._codec = view.codec
+        self._pick = view.pick(features)
+        self._entities = entities
+        self._cut: int | None = None
+        self._stored: Sequence[bytes | None] | None = None
+        self._latest: int | None = None
+        self._newest: Sequence[int | None] = ()
+        self._rows: Sequence[Values | int | None] = ()
+        self._pending: dict[int, list[tuple[Rank, Values]]] = {}
+        self._nullable = False
+        self._block: Block | None = None
 
-    def _counts(self, writer: str, row: OnlineRow) -> bool:
-        return self._cut is None or writer == BATCH_WRITER or row.event_timestamp >= self._cut
+    def keys(self, times: Times) -> list[bytes]:  # noqa: ARG002  (a row is stored whole)
+        """Return the keys of all headers, once."""
+        return self._view.headers(self._entities) if self._stored is None else []
 
-    def evaluate(self, t: int) -> ViewAnswer:
-        """Return the values at `t`."""
-        best: OnlineRow | None = None
-        rank: tuple[Any, ...] = ()
-        for writer, section in self._sections:
-            rows = section.pending if section.newest is None else (section.newest, *section.pending)
-            for row in rows:
-                if row.event_timestamp <= t and self._counts(writer, row):
-                    order = (row.event_timestamp, row.arrival, writer.encode(), row.sequence)
-                    if best is None or order > rank:
-                        best, rank = row, order
-        ttl, places = self._online.ttl, self._online.feature_places
-        if best is None or (ttl is not None and best.event_timestamp < t - 2 * ttl):
-            return ViewAnswer([_NOT_FOUND] * len(places), None, self.sequences)
-        if ttl is not None and best.event_timestamp < t - ttl:
-            return ViewAnswer([_OUTSIDE] * len(places), best.event_timestamp, self.sequences)
-        values = best.values
-        results = [_NULL if (value := values[place]) is None else Result(value, _PRESENT) for place in places]
-        return ViewAnswer(results, best.event_timestamp, self.sequences)
+    def load(self, keys: Sequence[bytes], values: Sequence[bytes | None], cut: int | None) -> None:
+        """Take in the headers.
 
-
-class WindowReading:
-    """The state of a key of a window view."""
-
-    def __init__(self, view: OnlineView, header: bytes | None, cut: int | None, whole: bytes | None) -> None:
-        assert view.layout is not None  # noqa: S101  (a window view has a layout)
-        self._online = view
-        self._entity = whole
-        self._layout: WindowLayout = view.layout
-        self._cut = cut if view.is_lambda else None
-        self._sections: dict[str, WindowSection] = {}
-        self._loaded: set[bytes] = set()
-        self._answer: tuple[int, ViewAnswer] | None = None
-        self.sequences: dict[str, int] = {}
-        for section in _visible(view, header, cut, whole):
-            writer = BATCH_WRITER if is_batch_of_cut(section.writer) else section.writer
-            self._sections[section.writer] = WindowSection.decode(
-                self._layout, writer, section.payload, fold=view.folds(writer)
-            )
-            self.sequences[writer] = section.sequence
-
-    def chunks(self, t: int) -> list[bytes]:
-        """Return the keys of the chunks, not loaded yet, that hold every tile of every window at `t`."""
-        spans = {
-            (piece.level, chunk)
-            for section in self._sections.values()
-            for out in self._layout.outputs
-            for piece in self._pieces(section, out, t)
-            for chunk in self._stored(section, piece)
-        }
-        spans |= {(0, floor_to(t, self._layout.spans[0]))}
-        keys = [self._online.chunk(self._entity or b"", level, chunk) for level, chunk in sorted(spans)]
-        return [key for key in keys if key not in self._loaded]
-
-    def _stored(self, section: WindowSection, piece: Piece) -> Iterable[int]:
-        span = self._layout.spans[piece.level]
-        return (chunk for chunk in section.chunks[piece.level] if piece.start < chunk + span and chunk < piece.end)
-
-    def load(self, chunks: Mapping[bytes, bytes | None]) -> None:
-        """Load chunks that were read."""
-        for key, value in chunks.items():
-            self._loaded.add(key)
-            if value is None:
-                continue
-            level = key[-9]
-            for stored in parse(value):
-                section = self._sections.get(stored.writer)
-                if section is not None:
-                    section.load(level, stored.payload)
-
-    def move(self, t: int, *, moved: bool) -> int:
-        """Return the earliest time from `t` on at which every row of the tile that holds it counts, if not pending.
-
-        Where `t` has been moved onto the start of a tile, that tile holds no clock and does not count at all.
+        Raises
+        ------
+        OnlineStoreError
+            Where what is stored is damaged, or of a newer version.
         """
-        start = floor_to(t, self._layout.hops[0])
-        if moved and start == t:
-            return t
-        for section in self._sections.values():
-            tile = section.tiles[0].get(start)
-            if tile is not None and tile.newest >= t and self._counts(section, start):
-                t = tile.newest + 1
-        return t
+        if self._stored is not None:
+            return
+        self._cut = cut
+        if len(keys) < len(self._entities):
+            found = iter(values)
+            values = [None if entity is None else next(found) for entity in self._entities]
+        self._stored = values
+        try:
+            if len(keys) < _BLOCK_ROWS or not self._take_block(values):
+                self._take_rows(values)
+        except (struct.error, IndexError, UnicodeDecodeError, msgspec.MsgspecError) as error:
+            raise OnlineStoreError(
+                f"stored state of view {self._view.view.name!r} is damaged ({error}): fill it anew"
+            ) from error
 
-    def _counts(self, section: WindowSection, event_timestamp: int) -> bool:
-        return self._cut is None or section.writer == BATCH_WRITER or event_timestamp >= self._cut
+    def _take_block(self, values: Sequence[bytes | None]) -> bool:
+        """Take values in as one array; return False, with nothing done, where they are not of one form."""
+        if self._view.is_lambda:
+            return False
+        present = [value for value in values if value is not None]
+        block = Block.of(self._codec, present) if len(present) >= _BLOCK_ROWS else None
+        if block is None:
+            return False
+        self._block = block
+        times = block.event_timestamps
+        self._latest = max(times)
+        if len(present) == len(values):
+            self._newest, self._rows = times, range(len(values))
+            return True
+        at = iter(range(len(present)))
+        rows = [None if value is None else next(at) for value in values]
+        self._newest, self._rows = [None if row is None else times[row] for row in rows], rows
+        return True
 
-    def _pieces(self, section: WindowSection, out: Output, t: int) -> list[Piece]:
-        base_end: int | None = None
-        if out.window.length is None:
-            base_end = section.base_end(out.level)
-            if base_end is None:  # not folded: from the cut, or the oldest tile there is
-                starts = section.chunks[out.level]
-                base_end = min(starts, default=0) if self._cut is None else self._cut
-        return self._layout.pieces(out, t, base_end)
+    def _take_rows(self, values: Sequence[bytes | None]) -> None:
+        """Take values in one by one: most hold one section, whose newest row answers."""
+        is_plain = not self._view.is_lambda
+        forms, row_of = self._codec.forms, self._pick.row
+        newest: list[int | None] = []
+        rows: list[Values | None] = []
+        for place, value in enumerate(values):
+            time: int | None = None
+            row: Values | None = None
+            if value is not None:
+                start = 15 + (value[1] << 8 | value[2])
+                form = forms[value[start]] if is_plain and _is_alone(value, start) else None
+                if form is not None and form.flags & (NEWEST | EXTRAS) == NEWEST:
+                    fields = form.unpack_from(value, start)
+                    time = form.time(fields)
+                    row = row_of(form, fields, _decode(value[start + form.size :]) if form.has_tail else _NO_TAIL)
+                    if form.is_nullable:
+                        self._nullable = True
+                else:
+                    time, row = self._take_sections(place, self._visible(place, value))
+            newest.append(time)
+            rows.append(row)
+        self._newest, self._rows = newest, rows
+        self._latest = max((time for time in newest if time is not None), default=None)
 
-    def evaluate(self, t: int) -> ViewAnswer:
-        """Return the values at `t`, with the chunks of `chunks(t)` loaded, worked out once for each `t`."""
-        if self._answer is None or self._answer[0] != t:
-            self._answer = t, self._evaluate(t)
-        return self._answer[1]
+    def _visible(self, place: int, value: bytes) -> list[tuple[str, Section]]:
+        """Return the sections that count, by writer: of a lambda view's batch sections that for the cut in force."""
+        sections = parse(value)
+        entity = self._entities[place]
+        if len(entity or b"") > _LONGEST_KEY and any(self._codec.whole_key(s.payload) != entity for s in sections):
+            raise OnlineStoreError(f"two keys of view {self._view.view.name!r} share a shortened key")
+        if not self._view.is_lambda:
+            return [(section.writer, section) for section in sections]
+        cuts = [cut_of(section.writer) for section in sections if is_batch_of_cut(section.writer)]
+        used = max((cut for cut in cuts if self._cut is not None and cut <= self._cut), default=None)
+        return [
+            (BATCH_WRITER if is_batch_of_cut(section.writer) else section.writer, section)
+            for section in sections
+            if not is_batch_of_cut(section.writer) or cut_of(section.writer) == used
+        ]
 
-    def _evaluate(self, t: int) -> ViewAnswer:
-        for section in self._sections.values():
-            earliest = (section.arrival if section.arrival is not None else t) - self._layout.skew
-            if t < earliest:
-                raise ClockError(
-                    f"view {self._online.view.name!r}: the reader's clock {from_micros(t)} is more than "
-                    f"max_clock_skew ({format_duration(self._layout.skew)}) behind rows that arrived at "
-                    f"{from_micros(earliest + self._layout.skew)}; the online store answers for the present, use "
-                    "get_historical_features for the past"
+    def _take_sections(self, place: int, sections: Sequence[tuple[str, Section]]) -> tuple[int | None, Values | None]:
+        """Return the newest row that counts, with its time, and keep beside it those that are pending."""
+        self._nullable = True
+        due: list[tuple[Rank, Values]] = []
+        pending: list[tuple[Rank, Values]] = []
+        for writer, section in sections:
+            head = self._codec.head(section.payload)
+            name = writer.encode()
+            order = self._codec.order(head)
+            if order is not None and self._counts(writer, order[0]):
+                due.append(((*order, name, NEVER), self._pick.row(*head)))
+            for row in self._codec.pending(head):
+                if self._counts(writer, row.event_timestamp):
+                    values = tuple([row.values[column] for column in self._pick.columns])
+                    pending.append(((row.event_timestamp, row.arrival, name, row.sequence), values))
+        if pending:
+            self._pending[place] = sorted([*due, *pending], key=itemgetter(0), reverse=True)
+        if not due:
+            return None, None
+        rank, best = max(due, key=itemgetter(0))
+        return rank[0], best
+
+    def _counts(self, writer: str, event_timestamp: int) -> bool:
+        return self._cut is None or writer == BATCH_WRITER or event_timestamp >= self._cut
+
+    def settled(self, t: int) -> bool:
+        """Return whether all rows that are not pending happened before `t`."""
+        return self._latest is None or self._latest < t
+
+    def move(self, place: int, t: int, *, moved: bool) -> int:  # noqa: ARG002  (the windows' answer depends on it)
+        """Return the earliest time from `t` on at which every row that is not pending counts."""
+        newest = self._newest[place]
+        return t if newest is None or newest < t else newest + 1
+
+    def evaluate(self, times: Times) -> ViewColumns:
+        """Return the values of each (place, time)."""
+        block, ttl, count = self._block, self._view.ttl, len(self._pick.places)
+        sequences = Lazily(len(times), lambda row: self._sequences(times.places[row]))
+        if block is not None and self._rows == times.places and times.t is not None:
+            happened = block.event_timestamps
+            if ttl is None or min(happened) >= times.t - ttl:
+                return ViewColumns(
+                    block.columns(self._pick, None), [[_PRESENT] * len(times)] * count, happened, sequences
                 )
-        results = [finalise(out.aggregation, out.dtype, self._state(out, t)) for out in self._layout.outputs]
-        return ViewAnswer(results, None, self.sequences)
+        answers, statuses, stamps = self._judge(times, ttl)
+        columns: Sequence[Sequence[Any]]
+        if block is not None:
+            columns = block.columns(self._pick, [-1 if answer is None else answer for answer in answers])
+        else:
+            blank = (None,) * count
+            rows = [blank if answer is None else answer for answer in answers]
+            columns = list(zip(*rows, strict=True)) if rows else [()] * count
+        by_feature = [_with_nulls(statuses, column) for column in columns] if self._nullable else [statuses] * count
+        return ViewColumns(columns, by_feature, stamps, sequences)
 
-    def _state(self, out: Output, t: int) -> Any:
-        accumulator = self._layout.accumulators[out.accumulator]
-        states = []
-        for section in self._sections.values():
-            if out.window.length is None and section.base_end(out.level) is not None:
-                states.append(section.bases[out.level][out.accumulator])
-            for level, start, end in self._pieces(section, out, t):
-                for tile_start, tile in section.tiles[level].items():
-                    if start <= tile_start < end and self._counts(section, tile_start):
-                        states.append(section.state(level, tile, out.accumulator))
-        state = accumulator.combine(states)
-        for section in self._sections.values():
-            if section.pending:
-                state = self._add_pending(out, section, state, t)
-        return state
+    def _judge(self, times: Times, ttl: int | None) -> tuple[list[Any], list[Status], list[int | None]]:
+        """Return for each (place, time) its row (None: no values), its status, and when the row happened."""
+        newest, rows, pending = self._newest, self._rows, self._pending
+        answers: list[Any] = []
+        statuses: list[Status] = []
+        stamps: list[int | None] = []
+        for place, t in times:
+            time, row = self._due(place, t) if place in pending else (newest[place], rows[place])
+            if time is None or (ttl is not None and time < t - 2 * ttl):
+                time, row, status = None, None, _NOT_FOUND
+            elif ttl is not None and time < t - ttl:
+                row, status = None, _OUTSIDE
+            else:
+                status = _PRESENT
+            answers.append(row)
+            statuses.append(status)
+            stamps.append(time)
+        return answers, statuses, stamps
 
-    def _add_pending(self, out: Output, section: WindowSection, state: Any, t: int) -> Any:
-        start, end = out.window.bounds(t)
-        position = self._layout.positions[out.accumulator]
-        for row in section.pending:
-            inside = row.event_timestamp < end and (start is None or row.event_timestamp >= start)
-            if inside and self._counts(section, row.event_timestamp):
-                value = True if position is None else clean(row.values[position])
-                if value is not None:
-                    order = Order(row.event_timestamp, row.arrival, section.writer, row.sequence)
-                    state = self._layout.accumulators[out.accumulator].add(state, value, order)
-        return state
+    def _due(self, place: int, t: int) -> tuple[int | None, Values | None]:
+        """Return the newest row by `t`, with its time, of a key with pending rows."""
+        for rank, values in self._pending[place]:
+            if rank[0] <= t:
+                return rank[0], values
+        return None, None
+
+    def _sequences(self, place: int) -> dict[str, int]:
+        """Return the last visible sequence by writer."""
+        if self._block is not None:
+            row: Any = self._rows[place]  # of a block its place
+            return {} if row is None else {self._block.writer: self._block.sequence(row)}
+        value = self._stored[place] if self._stored is not None else None
+        return {} if value is None else {writer: section.sequence for writer, section in self._visible(place, value)}
 
 
-Reading = StateReading | WindowReading
+def _is_alone(value: bytes, start: int) -> bool:
+    """Whether a value is of this release's format and holds one section, whose payload begins at `start`."""
+    return value[0] == VERSION and int.from_bytes(value[start - 4 : start], "big") == len(value) - start
 
 
-def _visible(view: OnlineView, header: bytes | None, cut: int | None, whole: bytes | None) -> list[Section]:
-    """Return the sections that count: of a lambda view's batch sections the one for the cut in force."""
-    if header is None:
-        return []
-    sections = parse(header)
-    if len(whole or b"") > 400 and sections and whole_key(sections[0].payload) != whole:
-        raise OnlineStoreError(f"two keys of view {view.view.name!r} share a shortened key")
-    if not view.is_lambda:
-        return sections
-    cuts = [cut_of(section.writer) for section in sections if is_batch_of_cut(section.writer)]
-    used = max((c for c in cuts if cut is not None and c <= cut), default=None)
-    return [s for s in sections if not is_batch_of_cut(s.writer) or cut_of(s.writer) == used]
+def _with_nulls(statuses: list[Status], column: Sequence[Any]) -> list[Status]:
+    """Return the statuses of a column, of which some values may be null."""
+    if None not in column:
+        return statuses
+    return [
+        _NULL if value is None and status is _PRESENT else status
+        for value, status in zip(column, statuses, strict=True)
+    ]

@@ -6,10 +6,9 @@ this, then the source's position.
 
 from __future__ import annotations
 
-import secrets
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -17,20 +16,17 @@ import pyarrow as pa
 from featurestore.definitions import FeatureView
 from featurestore.errors import OnlineStoreError
 from featurestore.online.contract import NEVER, Given, MarkMovedError, OnlineStore, Outcome, SectionWrite
-from featurestore.online.framing import (
-    Section,
-    chunk_key,
-    entity_key,
-    header_key,
-    mark_key,
-    parse,
-    shorten,
-)
+from featurestore.online.entity_keys import EntityKeys
+from featurestore.online.framing import BATCH_OF_CUT, Section, chunk_key, header_key, parse, shorten
 from featurestore.online.layout import WindowLayout, state_fingerprint
-from featurestore.online.sections import OnlineRow, StateSection, WindowSection, chunk_payloads, whole_key
+from featurestore.online.marks import ViewMarks
+from featurestore.online.pick import Pick
+from featurestore.online.rewrite import Rewriter, grouped_rows
+from featurestore.online.rows import OnlineRow, python_values
+from featurestore.online.sections import WindowSection, chunk_payloads, whole_key
+from featurestore.online.state import StateCodec, StateSection
 from featurestore.semantics.rows import BATCH_WRITER
 
-_BATCH_OF_CUT = BATCH_WRITER + "@"
 _WRITES_AT_ONCE = 2000
 
 
@@ -57,7 +53,7 @@ class KeyRows(NamedTuple):
     rows: list[OnlineRow]
 
 
-class OnlineView:
+class OnlineView(ViewMarks):
     """The stored state of a view.
 
     Parameters
@@ -67,22 +63,37 @@ class OnlineView:
 
     Attributes
     ----------
-    feature_places
-        Of a state view, the place of each feature among a stored row's values.
+    layout
+        Of a window view, how its state is laid out.
+    key_names
+        The names of the view's join keys, in order.
     """
 
     def __init__(self, store: OnlineStore, project: str, view: FeatureView, max_clock_skew: int) -> None:
-        self.store = store
+        super().__init__(store, state_fingerprint(project, view, max_clock_skew))
         self.view = view
         self.skew = max_clock_skew
-        self.fingerprint = state_fingerprint(project, view, max_clock_skew)
         self.layout = WindowLayout(view, max_clock_skew) if view.is_window else None
-        self._key_names = [key.name for key in view.join_keys]
-        self._key_types = [key.dtype for key in view.join_keys]
-        places = {field.name: place for place, field in enumerate(view.columns)}
-        self.feature_places = [] if view.is_window else [places[field.name] for field in view.schema]
+        self.key_names = [key.name for key in view.join_keys]
+        self.entity_keys = EntityKeys([key.dtype for key in view.join_keys])
         self.ttl = view.ttl_micros
         self.is_lambda = view.is_lambda
+        self._header = header_key(self.fingerprint, b"")
+        self._picks: dict[tuple[int, ...], Pick] = {}
+
+    @cached_property
+    def codec(self) -> StateCodec:
+        """The stored form of a state view's sections."""
+        return StateCodec(self.view.columns)
+
+    def pick(self, features: tuple[int, ...]) -> Pick:
+        """Return what takes some features, given by their places among the view's, out of a stored row."""
+        pick = self._picks.get(features)
+        if pick is None:
+            places = {field.name: place for place, field in enumerate(self.view.columns)}
+            fields = self.view.schema
+            pick = self._picks[features] = Pick(self.codec, [places[fields[feature].name] for feature in features])
+        return pick
 
     @property
     def horizon(self) -> int | None:
@@ -92,75 +103,15 @@ class OnlineView:
         """
         return self.layout.horizon if self.layout else None
 
-    # Marks
-
-    def _key(self, name: str) -> bytes:
-        return mark_key(self.fingerprint, name)
-
-    def _mark(self, name: str) -> int | None:
-        value = self._values([self._key(name)])[self._key(name)]
-        return None if value is None else int(value)
-
-    def _values(self, keys: Iterable[bytes]) -> dict[bytes, bytes | None]:
-        keys = list(keys)
-        with self.store.snapshot() as snapshot:
-            return dict(zip(keys, snapshot.get(keys), strict=True))
-
-    def _advance(self, name: str, value: int, given: Given | None = None) -> None:
-        """Move a mark to a value unless it is there or beyond; never back, whoever else moves it."""
-        key = self._key(name)
-        while True:
-            stored = self._values([key, *(given or {})])
-            known = stored[key]
-            if known is not None and int(known) >= value:
-                return
-            try:
-                self.store.put({key: b"%d" % value}, {**(given or {}), key: known})
-            except MarkMovedError:
-                if any(self._values(given or {})[mark] != held for mark, held in (given or {}).items()):
-                    raise
-            else:
-                return
-
-    def ready(self) -> bool:
-        """Whether the state has been filled, so that a missing key means that there are no rows."""
-        return self._mark("ready") is not None
-
-    def mark_ready(self, given: Given | None = None) -> None:
-        """Say that the state has been filled.
-
-        Raises
-        ------
-        MarkMovedError
-            Where marks are not as given.
-        """
-        self.store.put({self._key("ready"): b"1"}, given)
-
-    def begin_filling(self) -> Given:
-        """Leave a mark that stands for the data written from now on; return it, to be given to all that writes it.
-
-        A store that loses data loses the mark too, and a later filling replaces it.
-        """
-        mark = b"%d" % secrets.randbits(62)
-        self.store.put({self._key("filling"): mark})
-        return {self._key("filling"): mark}
-
-    def cut(self) -> int | None:
-        """Return the cut in force of a lambda view; None before the first job."""
-        return self._mark("cut")
-
-    def set_cut(self, cut: int, given: Given | None = None) -> None:
-        """Move the cut, after a job has written every key. It never moves back."""
-        self._advance("cut", cut, given)
-
-    def watermark(self, writer: str) -> int:
-        """Return the sequence up to which all the writer's logged rows are applied; `NEVER` where none are."""
-        mark = self._mark(f"writer:{writer}")
-        return NEVER if mark is None else mark
-
-    def at(self, writer: str, watermark: int) -> Given:
-        """Return the condition that a writer's watermark has not moved from where it was read."""
-        return {self._key(f"writer:{writer}"): None if watermark == NEVER else b"%d" % watermark}
+    def lifetime(self, section: StateSection | WindowSection) -> int | None:
+        """Return for how long after its write a section may be needed, in microseconds; None: for ever."""
+        if isinstance(section, WindowSection):
+            return section.lifetime
+        if self.ttl is None:
+            return None
+        latest = section.pending[-1].event_timestamp if section.pending else section.arrival
+        ahead = 0 if latest is None or section.arrival is None else latest - section.arrival
+        return 2 * self.ttl + self.skew + max(0, ahead)
 
     # Writes
 
@@ -192,11 +143,11 @@ class OnlineView:
     def _apply(self, rows: pa.Table, writer: str, watermark: int, through: int) -> list[tuple[Any, ...]]:
         """Apply rows while the watermark is as it was; return the keys that were refused."""
         grouped: dict[tuple[Any, ...], list[OnlineRow]] = defaultdict(list)
-        for key, row in self._rows(rows):
+        for key, row in self.rows(rows):
             grouped[key].append(row)
         refused: list[tuple[Any, ...]] = []
         groups = [KeyRows(key, key_rows) for key, key_rows in grouped.items()]
-        mark = self._key(f"writer:{writer}")
+        mark = self.key(f"writer:{writer}")
         given = self.at(writer, watermark)
         for start in range(0, max(1, len(groups)), _WRITES_AT_ONCE):
             is_last = start + _WRITES_AT_ONCE >= len(groups) and not refused
@@ -231,7 +182,7 @@ class OnlineView:
                 section = stored[place]
                 expected = NEVER if section is None else section.sequence
                 writes.append(
-                    self._write(entities[place], state, rows, writer, expected=expected, sequence=rows[-1].sequence)
+                    self.write(entities[place], state, rows, writer, expected=expected, sequence=rows[-1].sequence)
                 )
                 places.append(place)
         outcomes = self.store.merge(writes, marks, given)
@@ -243,10 +194,10 @@ class OnlineView:
     ) -> tuple[StateSection | WindowSection, list[OnlineRow]]:
         """Return the stored state and those rows that it has not seen."""
         if section is None:
-            return self._new_section(writer), group.rows
-        if whole_key(section.payload) not in {None, self.whole(group.key)}:
+            return self.new_section(writer), group.rows
+        if self.stored_key(section) not in {None, self.whole(group.key)}:
             raise OnlineStoreError(f"two keys of view {self.view.name!r} share a shortened key: {group.key!r}")
-        return self._decode(section), [row for row in group.rows if row.sequence > section.sequence]
+        return self.decode(section), [row for row in group.rows if row.sequence > section.sequence]
 
     def rewrite(
         self,
@@ -277,24 +228,7 @@ class OnlineView:
             Where they did not, because the store lost data or another process wrote the same: look again what is
             to be done.
         """
-        given = dict(given or {})
-        count = 0
-        pending: list[SectionWrite] = []
-        seen: set[tuple[Any, ...]] = set()
-        for key, writer, rows in self._groups(batches):
-            seen.add(key)
-            sequence = through[writer] if writer == BATCH_WRITER else rows[-1].sequence
-            pending.append(self._whole(key, rows, writer, sequence, cut))
-            if len(pending) >= _WRITES_AT_ONCE:
-                count += self._flush(pending, given)
-        if keys is not None and BATCH_WRITER in through:
-            gone = (key for key in self._keys(keys) if key not in seen)
-            pending += [self._whole(key, [], BATCH_WRITER, through[BATCH_WRITER], cut) for key in gone]
-        count += self._flush(pending, given)
-        for writer, last in through.items():
-            self._advance(f"writer:{writer}", last, given)
-            given.pop(self._key(f"writer:{writer}"), None)
-        return count
+        return Rewriter(self, through, cut, given, _WRITES_AT_ONCE).run(batches, keys)
 
     def erase(
         self, key: tuple[Any, ...], batches: Iterable[pa.RecordBatch], through: Mapping[str, int], cut: int | None
@@ -318,7 +252,7 @@ class OnlineView:
         bool
             False where another process wrote the key meanwhile: read the log and call again.
         """
-        rows = {writer: found for _, writer, found in self._groups(batches)}
+        rows = {writer: found for _, writer, found in grouped_rows(self, batches)}
         entity = self.entity(key)
         header, chunks = self.header(entity), self._chunks(entity)
         with self.store.snapshot() as snapshot:
@@ -327,7 +261,8 @@ class OnlineView:
             return True  # this state was never filled
         self.store.delete([header, *chunks])
         writers = [name for name in through if name != BATCH_WRITER or not self.is_lambda or cut is not None]
-        writes = [self._whole(key, rows.get(name, []), name, through[name], cut) for name in writers]
+        rewriter = Rewriter(self, through, cut, None, _WRITES_AT_ONCE)
+        writes = rewriter.completed([rewriter.whole(key, rows.get(name, []), name, through[name]) for name in writers])
         is_mine = all(outcome is Outcome.APPLIED for outcome in self.store.merge(writes))
         made = {(chunk, write.writer, payload) for write in writes for chunk, payload in write.chunks.items()}
         with self.store.snapshot() as snapshot:
@@ -347,54 +282,7 @@ class OnlineView:
         start = chunk_key(self.fingerprint, shorten(entity), 0, 0)[:-9]
         return [key for key in self.store.scan(start) if len(key) == len(start) + 9]
 
-    def _flush(self, writes: list[SectionWrite], given: Given) -> int:
-        count = len(writes)
-        self.store.merge(writes, None, given)
-        writes.clear()
-        return count
-
-    def _whole(
-        self, key: tuple[Any, ...], rows: list[OnlineRow], writer: str, sequence: int, cut: int | None
-    ) -> SectionWrite:
-        entity = self.entity(key)
-        name = writer
-        if writer == BATCH_WRITER and self.is_lambda:
-            if cut is None:
-                raise OnlineStoreError(f"batch sections of the lambda view {self.view.name!r} need a cut")
-            name = f"{_BATCH_OF_CUT}{cut}"
-        with self.store.snapshot() as snapshot:
-            (header,) = snapshot.get([self.header(entity)])
-        sections = [] if header is None else parse(header)
-        drop = self._superseded(sections, cut) if name != writer else ()
-        state = self._new_section(writer)
-        write = self._write(entity, state, rows, name, expected=None, sequence=sequence)
-        chunks = dict(write.chunks)
-        for section in sections:
-            if section.writer == name or section.writer in drop:
-                for key_of_chunk in self._chunk_keys(entity, section):
-                    chunks.setdefault(key_of_chunk, None)
-        return write._replace(chunks=chunks, drop=drop)
-
-    def _superseded(self, sections: Sequence[Section], cut: int | None) -> tuple[str, ...]:
-        """Return the batch sections of cuts that no reader uses once there is one for `cut`.
-
-        The newest one at or before the cut in force stays: readers use it until the cut moves.
-        """
-        in_force = self.cut()
-        cuts = sorted(cut_of(section.writer) for section in sections if section.writer.startswith(_BATCH_OF_CUT))
-        used = max((c for c in cuts if in_force is not None and c <= in_force), default=None)
-        if used is not None and cut is not None and in_force is not None and used <= cut <= in_force:
-            used = cut
-        return tuple(f"{_BATCH_OF_CUT}{c}" for c in cuts if c not in {used, cut})
-
-    def _chunk_keys(self, entity: bytes, section: Section) -> Iterator[bytes]:
-        state = self._decode(section)
-        if isinstance(state, WindowSection):
-            for level, starts in enumerate(state.chunks):
-                for start in starts:
-                    yield self.chunk(entity, level, start)
-
-    def _write(
+    def write(
         self,
         entity: bytes,
         state: StateSection | WindowSection,
@@ -404,20 +292,27 @@ class OnlineView:
         expected: int | None,
         sequence: int,
     ) -> SectionWrite:
+        """Return the write that takes rows into a section."""
         chunks: dict[bytes, bytes | None] = {}
-        if rows and isinstance(state, WindowSection):
-            changed, dropped = state.add(rows)
-            for (level, chunk), payload in chunk_payloads(state, changed).items():
-                chunks[self.chunk(entity, level, chunk)] = payload
-            chunks.update((self.chunk(entity, level, chunk), None) for level, chunk in dropped)
-        elif rows:
-            state.add(rows)
         whole = entity if shorten(entity) != entity else None
-        return SectionWrite(self.header(entity), writer, expected, sequence, state.encode(whole), chunks)
+        if isinstance(state, StateSection):
+            if rows:
+                state.add(rows)
+            payload = self.codec.encode(state, whole)
+        else:
+            if rows:
+                changed, dropped = state.add(rows)
+                for (level, chunk), part in chunk_payloads(state, changed).items():
+                    chunks[self.chunk(entity, level, chunk)] = part
+                chunks.update((self.chunk(entity, level, chunk), None) for level, chunk in dropped)
+            payload = state.encode(whole)
+        lifetime = self.lifetime(state)
+        return SectionWrite(self.header(entity), writer, expected, sequence, payload, chunks, (), lifetime)
 
     # Decoding
 
-    def _new_section(self, writer: str) -> StateSection | WindowSection:
+    def new_section(self, writer: str) -> StateSection | WindowSection:
+        """Return a writer's section without rows."""
         if self.layout is None:
             return StateSection()
         return WindowSection(self.layout, writer, fold=self.folds(writer))
@@ -426,11 +321,16 @@ class OnlineView:
         """Whether a writer's old tiles go into bases: not so for the stream side of a lambda view."""
         return not self.is_lambda or writer.startswith(BATCH_WRITER)
 
-    def _decode(self, section: Section) -> StateSection | WindowSection:
+    def decode(self, section: Section) -> StateSection | WindowSection:
+        """Return what a stored section of a header holds."""
         if self.layout is None:
-            return StateSection.decode(section.payload)
-        writer = BATCH_WRITER if section.writer.startswith(_BATCH_OF_CUT) else section.writer
+            return self.codec.decode(section.payload, section.sequence)
+        writer = BATCH_WRITER if section.writer.startswith(BATCH_OF_CUT) else section.writer
         return WindowSection.decode(self.layout, writer, section.payload, fold=self.folds(writer))
+
+    def stored_key(self, section: Section) -> bytes | None:
+        """Return the whole entity key that a section of a header holds where the stored one is shortened."""
+        return self.codec.whole_key(section.payload) if self.layout is None else whole_key(section.payload)
 
     @staticmethod
     def _section_of(value: bytes | None, writer: str) -> Section | None:
@@ -442,16 +342,23 @@ class OnlineView:
 
     def whole(self, key: Sequence[Any]) -> bytes | None:
         """Return the whole entity key where the stored one is shortened, else None."""
-        entity = entity_key(key, self._key_types)
+        entity = self.entity(key)
         return entity if shorten(entity) != entity else None
 
     def entity(self, key: Sequence[Any]) -> bytes:
         """Return the entity key of join key values in the view's order."""
-        return entity_key(key, self._key_types)
+        return self.entity_keys.one(key)
 
     def header(self, entity: bytes) -> bytes:
         """Return the key of the header of an entity key."""
-        return header_key(self.fingerprint, shorten(entity))
+        return self._header + shorten(entity)
+
+    def headers(self, entities: Iterable[bytes | None]) -> list[bytes]:
+        """Return the keys of the headers of entity keys, those that are None left out."""
+        start = self._header
+        if self.entity_keys.may_be_long:
+            return [start + shorten(entity) for entity in entities if entity is not None]
+        return [start + entity for entity in entities if entity is not None]
 
     def chunk(self, entity: bytes, level: int, start: int) -> bytes:
         """Return the key of the chunk of a level that starts at `start`."""
@@ -460,49 +367,14 @@ class OnlineView:
 
     # Arrow
 
-    def _rows(self, table: pa.Table | pa.RecordBatch) -> Iterator[tuple[tuple[Any, ...], OnlineRow]]:
+    def rows(self, table: pa.Table | pa.RecordBatch) -> Iterator[tuple[tuple[Any, ...], OnlineRow]]:
         """Yield key and row for each row of a table in the log's schema."""
         names = [field.name for field in self.view.columns]
         if self.layout is not None:  # an aggregation may be over a join key
-            names += self._key_names
-        keys = [_pylist(table.column(name)) for name in self._key_names]
-        values = [_pylist(table.column(name)) for name in names]
-        order = [_pylist(table.column(name)) for name in ("event_timestamp", "arrival", "_sequence")]
+            names += self.key_names
+        keys = [python_values(table.column(name)) for name in self.key_names]
+        values = [python_values(table.column(name)) for name in names]
+        order = [python_values(table.column(name)) for name in ("event_timestamp", "arrival", "_sequence")]
         for place in range(table.num_rows):
             row = OnlineRow(order[0][place], order[1][place], order[2][place], [column[place] for column in values])
             yield tuple(column[place] for column in keys), row
-
-    def _groups(self, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[tuple[Any, ...], str, list[OnlineRow]]]:
-        def flat() -> Iterator[tuple[tuple[Any, ...], str, OnlineRow]]:
-            for batch in batches:
-                writers = batch.column("_writer").to_pylist()
-                for writer, (key, row) in zip(writers, self._rows(batch), strict=True):
-                    yield key, writer, row
-
-        for (key, writer), items in groupby(flat(), key=lambda item: item[:2]):
-            yield key, writer, [row for _, _, row in items]
-
-    def _keys(self, table: pa.Table) -> Iterator[tuple[Any, ...]]:
-        columns = [_pylist(table.column(name)) for name in self._key_names]
-        yield from zip(*columns, strict=True) if columns else iter([()] * min(1, table.num_rows))
-
-
-def cut_of(writer: str) -> int:
-    """Return the cut that a batch section of a lambda view is for."""
-    return int(writer.removeprefix(_BATCH_OF_CUT))
-
-
-def is_batch_of_cut(writer: str) -> bool:
-    """Whether a section's writer is the batch side of a lambda view, as of some cut."""
-    return writer.startswith(_BATCH_OF_CUT)
-
-
-def _pylist(column: pa.ChunkedArray | pa.Array) -> list[Any]:
-    """Return a column as the store's Python values: timestamps as integers."""
-    dtype = column.type
-    if pa.types.is_timestamp(dtype):
-        column = column.cast(pa.int64())
-    elif pa.types.is_list(dtype) and pa.types.is_timestamp(dtype.value_type):
-        column = column.cast(pa.list_(pa.int64()))
-    result: list[Any] = column.to_pylist()
-    return result

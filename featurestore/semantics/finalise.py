@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -48,6 +49,24 @@ def finalise(aggregation: Aggregation, dtype: ValueType | None, state: Any) -> R
     if function in {"variance", "stddev"}:
         return variance_of(state, is_float=is_float, root=function == "stddev")
     return sum_of(state) if function == "sum" and not is_float else total_of(state, is_float, function == "mean")
+
+
+def finalise_column(
+    aggregation: Aggregation, dtype: ValueType | None, states: Sequence[Any]
+) -> tuple[Sequence[Any], list[Status]]:
+    """Return what `finalise` returns for each of some states, as a column of values and one of statuses."""
+    function = aggregation.function
+    if function == "count":
+        return states, [Status.PRESENT] * len(states)
+    if function in {"min", "max"}:
+        return states, [Status.NULL_VALUE if state is None else Status.PRESENT for state in states]
+    if function in {"sum", "mean"} and dtype is not None and dtype.is_float:
+        mean = function == "mean"
+        if all([state.n and not state.too_large for state in states]):  # noqa: C419  (quicker than a generator)
+            values = [state.total / ((state.n if mean else 1) << SUM_BITS) for state in states]
+            return values, [Status.PRESENT] * len(states)
+    results = [finalise(aggregation, dtype, state) for state in states]
+    return [result[0] for result in results], [result[1] for result in results]
 
 
 def sum_of(state: SumState) -> Result:

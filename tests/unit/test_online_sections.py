@@ -16,7 +16,8 @@ from featurestore.errors import OnlineStoreError
 from featurestore.offline.log import RowLog
 from featurestore.online.layout import WindowLayout, state_fingerprint
 from featurestore.online.memory import MemoryStore
-from featurestore.online.sections import OnlineRow, StateSection, WindowSection, chunk_payloads, whole_key
+from featurestore.online.rows import OnlineRow
+from featurestore.online.sections import WindowSection, chunk_payloads, whole_key
 from featurestore.online.view import OnlineView
 from featurestore.semantics.rows import Row
 from featurestore.semantics.windows import DAY, HOUR, MINUTE, floor_to
@@ -69,7 +70,7 @@ class Stored:
     def meaning(self) -> str:
         """Return everything that readers use; a chunk may also hold tiles that none may ask for any more."""
         assert self.header is not None
-        return repr((msgspec.msgpack.decode(self.header)[:3], self.kept))  # NaN is not itself, its text is
+        return repr((msgspec.msgpack.decode(self.header)[:4], self.kept))  # NaN is not itself, its text is
 
     @property
     def kept(self) -> list[tuple[int, int, int, list[Any]]]:
@@ -77,12 +78,12 @@ class Stored:
         section = self.open(sorted(self.chunks))
         assert section.arrival is not None
         found = []
-        for level, tiles in enumerate(section.tiles):
+        for level in range(len(self.layout.hops)):
             oldest = section.kept_from(level, section.arrival)
-            for start, tile in sorted(tiles.items()):
+            for start, tile in section.tiles(level).items():
                 if oldest is None or start >= oldest:
                     states = [
-                        self.layout.accumulators[index].pack(section.state(level, tile, index))
+                        self.layout.accumulators[index].pack(tile.states[index])
                         for index in self.layout.tile_accumulators[level]
                     ]
                     found.append((level, start, tile.newest, states))
@@ -116,25 +117,6 @@ def test_a_window_section_is_the_same_however_its_rows_are_batched(seed: int) ->
         assert parts.meaning == whole.meaning
         compared += 1
     assert compared > 50
-
-
-def test_a_state_section_is_the_same_in_any_batches() -> None:
-    chosen = random.Random(1)
-    for _ in range(200):
-        rows = [
-            row(chosen.randrange(6), chosen.random(), arrival=chosen.randrange(6), sequence=n)
-            for n in range(chosen.randrange(1, 12))
-        ]
-        whole, parts = StateSection(), StateSection()
-        whole.add(rows)
-        for one in rows:
-            parts.add([one])
-            parts = StateSection.decode(parts.encode(None))
-        assert parts.encode(None) == whole.encode(None)
-        greatest = max(r.arrival for r in rows)
-        due = [r for r in rows if r.event_timestamp <= greatest]
-        assert whole.newest == max(due, key=lambda r: r[:3], default=None)
-        assert whole.pending == sorted((r for r in rows if r.event_timestamp > greatest), key=lambda r: r[:3])
 
 
 def test_a_row_from_the_future_waits_until_an_arrival_reaches_it() -> None:
@@ -179,7 +161,7 @@ def test_a_section_needs_no_row_from_before_its_horizon() -> None:
     assert recent.header == everything.header
 
 
-def test_all_history_is_a_base_of_what_is_old_and_tiles_of_what_is_not() -> None:
+def test_all_history_is_a_base_of_what_is_old_and_tails_of_what_is_not() -> None:
     layout = WindowLayout(view_of(Aggregation("x", "sum", None), Aggregation("x", "min", None)), SKEW)
     assert layout.horizon is None
     stored = Stored(layout)
@@ -193,17 +175,17 @@ def test_all_history_is_a_base_of_what_is_old_and_tiles_of_what_is_not() -> None
         for index in layout.base_accumulators[0]:
             accumulator = layout.accumulators[index]
             state = section.bases[0][index]
-            for start, tile in section.tiles[0].items():
-                if start >= end:
-                    state = accumulator.merge(state, section.state(0, tile, index))
+            assert min(section.tails[0], default=end) >= end
+            for states in section.tails[0].values():
+                state = accumulator.merge(state, states[index])
             expected = Stored(layout, fold=False)
             expected.add(
                 [r for d in range(day + 1) for r in (row(d * DAY + HOUR, values[d]), row(d // 2 * DAY, -values[d]))]
             )
             plain = expected.open(sorted(expected.chunks))
             total = accumulator.empty()
-            for tile in plain.tiles[0].values():
-                total = accumulator.merge(total, plain.state(0, tile, index))
+            for tile in plain.tiles(0).values():
+                total = accumulator.merge(total, tile.states[index])
             assert accumulator.pack(state) == accumulator.pack(total)
     assert len(stored.chunks) <= 2
 
@@ -233,10 +215,6 @@ def test_two_keys_that_share_a_shortened_key_are_found_out(
 
 
 def test_the_header_of_a_shortened_key_holds_the_whole_one() -> None:
-    section = StateSection()
-    section.add([row(0)])
-    assert whole_key(section.encode(b"all of it")) == b"all of it"
-    assert whole_key(section.encode(None)) is None
     window = WindowSection(WindowLayout(view_of(Aggregation(None, "count", timedelta(hours=1))), SKEW), "w", fold=True)
     window.add([row(0)])
     assert whole_key(window.encode(b"all of it")) == b"all of it"
