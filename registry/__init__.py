@@ -15,14 +15,18 @@ if TYPE_CHECKING:
     from featurestore.registry.plan import Change, Difference, Plan
     from featurestore.registry.progress import Job
     from featurestore.registry.repository import bind_code, load_repository
+    from featurestore.registry.tokens import NewToken, TokenInfo, Tokens
 
 __all__ = [
     "Apply",
     "Change",
     "Difference",
     "Job",
+    "NewToken",
     "Plan",
     "Registry",
+    "TokenInfo",
+    "Tokens",
     "Version",
     "bind_code",
     "load_repository",
@@ -33,8 +37,11 @@ _HOMES = {
     "Change": "plan",
     "Difference": "plan",
     "Job": "progress",
+    "NewToken": "tokens",
     "Plan": "plan",
     "Registry": "catalog",
+    "TokenInfo": "tokens",
+    "Tokens": "tokens",
     "Version": "catalog",
     "bind_code": "repository",
     "load_repository": "repository",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,8 @@ from featurestore.registry.database import BUSY_SECONDS, ConflictError, Database
 from featurestore.registry.plan import Change, Plan, make_plan
 from featurestore.registry.progress import Progress
 from featurestore.registry.records import Records
-from featurestore.registry.schema import APPLIES, MEMBERS, PROJECTS, VERSIONS
+from featurestore.registry.schema import APPLIES, IDENTITIES, MEMBERS, PROJECTS, VERSIONS
+from featurestore.registry.tokens import Tokens
 
 
 class Apply(NamedTuple):
@@ -62,6 +65,24 @@ class Registry(Progress, Records):
         """Let go of database connections; the registry may be used again."""
         self._database.close()
 
+    @property
+    def tokens(self) -> Tokens:
+        """The API tokens of the project."""
+        return Tokens(self._database, self.project)
+
+    def identity(self) -> str:
+        """Return what tells this project from any other of its name, in another registry; "" where there is nothing."""
+        rows = self._database.fetch(select(IDENTITIES.c.identity).where(IDENTITIES.c.project == self.project))
+        return str(rows[0].identity) if rows else ""
+
+    def identify(self) -> str:
+        """Return `identity`, made up where the project is new."""
+        if self.identity() or self.revision():
+            return self.identity()
+        with suppress(ConflictError), self._database.write() as connection:  # another process may be first
+            connection.execute(insert(IDENTITIES).values(project=self.project, identity=secrets.token_hex(8)))
+        return self.identity()
+
     def revision(self) -> int:
         """Return the number of the newest applied state; 0 where nothing was applied yet."""
         rows = self._database.fetch(select(PROJECTS.c.revision).where(PROJECTS.c.name == self.project))
@@ -97,8 +118,9 @@ class Registry(Progress, Records):
                 member.since <= wanted,
                 or_(member.until.is_(None), member.until > wanted),
             )
-            .order_by(version.kind, version.name)
         )
+        # Sorted here: a database sorts text by its locale.
+        rows.sort(key=lambda row: (row.kind, row.name))
         definitions = [self._decode(row.kind, row.name, row.fingerprint, row.spec) for row in rows]
         try:
             return Project(definitions)

@@ -10,13 +10,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, Executable, Row, create_engine, exc, insert, inspect, make_url, select
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Executable,
+    Row,
+    create_engine,
+    exc,
+    func,
+    insert,
+    inspect,
+    make_url,
+    select,
+    update,
+)
 from sqlalchemy.pool import NullPool, StaticPool
 
 from featurestore.errors import RegistryError
-from featurestore.registry.schema import METADATA, SCHEMA, SCHEMA_VERSION
+from featurestore.registry.schema import METADATA, MIGRATED_FROM, SCHEMA, SCHEMA_VERSION
 
 BUSY_SECONDS = 10.0
+_CONNECT_SECONDS = 10
 
 
 class ConflictError(RegistryError):
@@ -35,7 +50,12 @@ class Database:
     location
         A path, or a URL such as ``postgresql+psycopg://user@host/registry``.
     busy_seconds
-        How long to wait for another process's write to a SQLite file.
+        How long to wait for another process's write.
+
+    Notes
+    -----
+    A connection to a server is tried before it is used again, so that nothing but the statement under way fails when
+    the server is restarted.
     """
 
     def __init__(self, location: str | Path, busy_seconds: float = BUSY_SECONDS) -> None:
@@ -70,6 +90,9 @@ class Database:
         with self._translated():
             self._open(create=True)
             with self._engine.begin() as connection:
+                if connection.dialect.name == "postgresql":
+                    wait = f"{max(1, round(self._busy_seconds * 1000))}ms"
+                    connection.execute(select(func.set_config("lock_timeout", wait, True)))
                 yield connection
 
     def close(self) -> None:
@@ -94,8 +117,9 @@ class Database:
         return self._engine_or_none
 
     def _remote_engine(self) -> Engine:
+        url = make_url(self._url)
         try:
-            return create_engine(self._url, pool_pre_ping=True)
+            return create_engine(url, pool_pre_ping=True, connect_args=_connect_arguments(url))
         except ModuleNotFoundError as error:
             raise RegistryError(
                 f"{self.label} needs the Python package {error.name!r}: pip install {error.name}"
@@ -139,7 +163,9 @@ class Database:
             return create
         with self._engine.connect() as connection:
             found = connection.execute(select(SCHEMA.c.version)).scalar()
-        if found != SCHEMA_VERSION:
+        if found is not None and MIGRATED_FROM <= found < SCHEMA_VERSION:
+            self._migrate(found)
+        elif found != SCHEMA_VERSION:
             is_old = found is not None and found < SCHEMA_VERSION
             fix = "delete it, then apply and materialize again" if is_old else "upgrade featurestore"
             raise RegistryError(
@@ -156,6 +182,20 @@ class Database:
             # Another process may have created them at the same moment; then all is well.
             if not inspect(self._engine).has_table(SCHEMA.name):
                 raise
+
+    def _migrate(self, found: int) -> None:
+        """Add the tables that an earlier version lacks, unless another process just did."""
+        try:
+            with self._engine.begin() as connection:
+                # The first statement takes the write lock; who waited for it finds nothing left to do.
+                behind = update(SCHEMA).where(SCHEMA.c.version == found).values(version=SCHEMA_VERSION)
+                if connection.execute(behind).rowcount:
+                    METADATA.create_all(connection)
+        except exc.DBAPIError as error:
+            raise RegistryError(
+                f"{self.label} has schema version {found} and could not be brought to version {SCHEMA_VERSION} "
+                f"({_explain(str(error.orig))}): run featurestore doctor once as a user who may change its tables"
+            ) from error
 
     def _create_file(self, path: Path) -> None:
         """Create the file with all tables in it, or leave the one that another process just created."""
@@ -198,7 +238,16 @@ def _publish(new: Path, path: Path) -> None:
             new.rename(path)
 
 
+def _connect_arguments(url: URL) -> dict[str, Any]:
+    """Return what a driver needs beyond the URL: an end to waiting, and no statements kept by a server or its proxy."""
+    if url.get_backend_name() != "postgresql":
+        return {}
+    waiting = {} if "connect_timeout" in url.query else {"connect_timeout": _CONNECT_SECONDS}
+    return waiting | ({"prepare_threshold": None} if url.get_driver_name() == "psycopg" else {})
+
+
 _EXPLANATIONS = (
+    ("lock timeout", "is being written by another process: wait until that apply or job has ended, and try again"),
     ("locked", "is locked by another process: wait until that apply or job has ended, or end it, and try again"),
     (
         "not a database",
@@ -208,11 +257,26 @@ _EXPLANATIONS = (
     ("readonly", "cannot be written: give this user write permission to the file and its folder"),
     ("unable to open", "cannot be opened: see that it is a file, that it still exists, and that this user may read it"),
     ("full", "cannot be written: the disk is full"),
+    ("password", "refused the login: see that user and password in the registry's URL are right"),
+    ("permission denied", "refused this user: grant it CREATE on the schema, and ownership of the featurestore tables"),
+    ("read-only transaction", "cannot be written: it is a read-only replica; name the primary server in its URL"),
+    ("too many clients", "has no connection left: raise max_connections of the server, or run fewer processes"),
+    ("too many connections", "has no connection left: raise the limit of the user or database, or run fewer processes"),
+    ("starting up", "is not ready yet: its server is starting or recovering; try again in a moment"),
+    ("shutting down", "cannot be reached: its server is shutting down; try again when it runs"),
+    ("terminating connection", "broke the connection off: see that its server runs, and try again"),
+    ("closed the connection", "broke the connection off: see that its server runs, and try again"),
+    ("no space left", "cannot be written: the disk is full"),
+    ("relation", "lacks a table that it once had: restore it from a backup"),
+    ("does not exist", "is not there: create the database and the user that its URL names, or correct the URL"),
+    ("connection refused", "cannot be reached: see that its server runs, and that host and port in its URL are right"),
+    ("connection failed", "cannot be reached: see that its server runs, and that host and port in its URL are right"),
+    ("connection timeout", "cannot be reached: see that its server runs, and that host and port in its URL are right"),
 )
 
 
 def _explain(text: str) -> str:
     for part, explanation in _EXPLANATIONS:
-        if part in text:
-            return f"{explanation} ({text})"
+        if part in text.lower():
+            return f"{explanation} ({' '.join(text.split())})"
     return f"cannot be used: {text}"

@@ -93,6 +93,14 @@ class Leases:
                 if connection.execute(update(LEASES).where(*seen).values(**values)).rowcount:
                     return token + 1
 
+    def lease_is_held(self, log: str, now: int, is_dead: Callable[[Holder], bool]) -> bool:
+        """Return whether a process holds the lease of a log, with the parameters of `acquire_lease`."""
+        rows = self._database.fetch(select(LEASES).where(LEASES.c.log == log))
+        return any(
+            row.pid and row.expires > now and not is_dead(Holder(row.host, row.machine, row.pid, row.process))
+            for row in rows
+        )
+
     def renew_lease(self, log: str, token: int, expires: int) -> bool:
         """Hold a lease for longer; return False where another has taken it over."""
         with self._database.write() as connection:

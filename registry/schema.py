@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, Column, Integer, MetaData, String, Table, Text, UniqueConstraint
 
-SCHEMA_VERSION = 2
-"""Raised with every change of these tables; a registry with another number is refused."""
+SCHEMA_VERSION = 3
+"""Raised with every change of these tables; a registry with a greater number is refused."""
+MIGRATED_FROM = 2
+"""The oldest version that is brought to this one when it is opened: all that it lacks is whole tables."""
 
 METADATA = MetaData()
 
@@ -21,6 +23,13 @@ PROJECTS = Table(
     METADATA,
     Column("name", String, primary_key=True),
     Column("revision", Integer, nullable=False),
+)
+
+IDENTITIES = Table(
+    "featurestore_identities",  # a project without one was made before there were any
+    METADATA,
+    Column("project", String, primary_key=True),
+    Column("identity", String, nullable=False),
 )
 
 VERSIONS = Table(
@@ -91,4 +100,21 @@ LEASES = Table(
     Column("pid", BigInteger, nullable=False),
     Column("process", String, nullable=False),
     Column("expires", BigInteger, nullable=False),
+)
+
+TOKENS = Table(
+    "featurestore_tokens",  # the secret itself stands nowhere
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("project", String, nullable=False),
+    Column("name", String, nullable=False),
+    Column("name_in_use", String),  # the name while no other token may have it, else null
+    Column("hash", String, nullable=False, unique=True),
+    Column("scopes", String, nullable=False),
+    Column("rate", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", String, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    UniqueConstraint("project", "name_in_use"),
 )

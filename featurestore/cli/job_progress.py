@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 import click
 
-from featurestore.cli.output import Progress
+from featurestore.cli.output import Progress, progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
 
-@contextmanager
-def job_progress(*, quiet: bool) -> Iterator[Progress | None]:
+def job_progress(*, quiet: bool) -> AbstractContextManager[Progress | None]:
     """Report the progress of jobs on stderr; nothing where ``quiet``."""
-    if quiet:
-        yield None
-    elif sys.stderr.isatty():
-        with _rich_progress() as bars:
-            yield _Bars(bars)
-    else:
-        yield _Lines()
+    return progress(quiet=quiet, lines=_Lines, bars=_Bars)
 
 
 class _Lines:
@@ -59,16 +50,3 @@ class _Bars:
             self._bars.update(self._tasks[views], description=step)
         else:
             self._bars.update(self._tasks[views], description=step, completed=done, total=total)
-
-
-def _rich_progress() -> RichProgress:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        redirect_stdout=sys.stdout.isatty(),  # else what a command prints would go to stderr, not into the pipe
-    )

@@ -37,8 +37,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "dataset": ("dataset", "List, show and reproduce saved training sets."),
     "push": ("push", "Push rows of a file of JSON lines into a push source."),
     "stream": ("stream", "Replay stream sources into the offline and online stores."),
+    "serve": ("serve", "Serve features over HTTP: lookups, pushes, health and metrics."),
     "lookup": ("lookup", "Look features up online, for one entity or many."),
     "verify": ("verify", "Recompute served values offline and compare them, bit by bit."),
+    "token": ("token", "Make, list and revoke the tokens that open the lookup API."),
     "compact": ("maintenance", "Put small files of row logs together, by event time."),
     "vacuum": ("maintenance", "Remove files that only old versions of row logs need."),
     "delete-entity": (

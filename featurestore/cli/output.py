@@ -94,18 +94,6 @@ def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]], right: S
     Console(markup=False, highlight=False).print(table)
 
 
-@contextmanager
-def progress(*, quiet: bool) -> Iterator[Progress | None]:
-    """Report progress on stderr: a bar on a terminal, one line per step in a pipe, nothing where ``quiet``."""
-    if quiet:
-        yield None
-    elif sys.stderr.isatty():
-        with _rich_progress() as bars:
-            yield _Bars(bars)
-    else:
-        yield _Lines()
-
-
 class _Lines:
     """One line when a step begins."""
 
@@ -129,6 +117,20 @@ class _Bars:
         if step not in self._tasks:
             self._tasks[step] = self._bars.add_task(step, total=total)
         self._bars.update(self._tasks[step], completed=done, total=total)
+
+
+@contextmanager
+def progress(
+    *, quiet: bool, lines: Callable[[], Progress] = _Lines, bars: Callable[[RichProgress], Progress] = _Bars
+) -> Iterator[Progress | None]:
+    """Report progress on stderr: bars on a terminal, lines in a pipe, nothing where ``quiet``."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        with _rich_progress() as shown:
+            yield bars(shown)
+    else:
+        yield lines()
 
 
 def _rich_progress() -> RichProgress:

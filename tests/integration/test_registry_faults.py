@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, func, select
 
 from featurestore.definitions import Entity, Project
 from featurestore.definitions.project import encode
 from featurestore.errors import RegistryError, StaleApplyError
 from featurestore.registry import Registry
+from featurestore.registry.schema import METADATA
 from featurestore.semantics.rows import Cut
 from featurestore.types import Int64
 from tests.unit import registry_samples as samples
@@ -26,28 +27,37 @@ NOW = samples.NOW
 SPAWN = multiprocessing.get_context("spawn")
 
 
+Location = str | Path
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "registry.db"
 
 
-def apply(path: Path, project: Project) -> int:
-    registry = Registry(path, "test")
-    return registry.apply(registry.plan(project), NOW)
+@pytest.fixture
+def location(path: Path) -> Location:
+    """Return where the registry is; tests that ask for no `path` also run on PostgreSQL."""
+    return path
 
 
-def state(path: Path) -> tuple[int, dict[tuple[str, str], bytes], int]:
+def apply(location: Location, project: Project) -> int:
+    with closing(Registry(location, "test")) as registry:
+        return registry.apply(registry.plan(project), NOW)
+
+
+def state(location: Location) -> tuple[int, dict[tuple[str, str], bytes], int]:
     """Return all that a reader sees: revision, definitions, length of the history."""
-    registry = Registry(path, "test")
-    specs = {key: encode(definition) for key, definition in registry.load().objects.items()}
-    return registry.revision(), specs, len(registry.history())
+    with closing(Registry(location, "test")) as registry:
+        specs = {key: encode(definition) for key, definition in registry.load().objects.items()}
+        return registry.revision(), specs, len(registry.history())
 
 
-def rows(path: Path) -> dict[str, int]:
+def rows(location: Location) -> dict[str, int]:
     """Return how many rows each table really holds."""
-    with closing(sqlite3.connect(path)) as connection:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0] for name in tables}
+    with closing(Registry(location, "test")) as registry:
+        fetch = registry._database.fetch
+        return {table.name: fetch(select(func.count()).select_from(table))[0][0] for table in METADATA.sorted_tables}
 
 
 @contextmanager
@@ -79,44 +89,44 @@ STATEMENTS = 8
 
 
 @pytest.mark.parametrize("statements", range(1, STATEMENTS + 1))
-def test_an_apply_that_breaks_off_leaves_nothing_behind(path: Path, statements: int) -> None:
-    apply(path, samples.project())
-    before, rows_before = state(path), rows(path)
+def test_an_apply_that_breaks_off_leaves_nothing_behind(location: Location, statements: int) -> None:
+    apply(location, samples.project())
+    before, rows_before = state(location), rows(location)
     with after_statements(statements, fail), pytest.raises(KeyboardInterrupt):
-        apply(path, CHANGED)
-    assert state(path) == before
-    assert rows(path) == rows_before
-    assert apply(path, CHANGED) == 2
+        apply(location, CHANGED)
+    assert state(location) == before
+    assert rows(location) == rows_before
+    assert apply(location, CHANGED) == 2
 
 
-def test_those_are_all_the_statements_of_an_apply(path: Path) -> None:
-    apply(path, samples.project())
+def test_those_are_all_the_statements_of_an_apply(location: Location) -> None:
+    apply(location, samples.project())
     with after_statements(STATEMENTS + 1, fail):
-        assert apply(path, CHANGED) == 2
+        assert apply(location, CHANGED) == 2
 
 
-def _apply_and_die(path: Path, statements: int) -> None:
+def _apply_and_die(location: Location, statements: int) -> None:
     with after_statements(statements, lambda: os._exit(9)):
-        apply(path, CHANGED)
+        apply(location, CHANGED)
 
 
 @pytest.mark.parametrize("statements", [1, 5, STATEMENTS])
-def test_a_process_that_dies_while_applying_leaves_nothing_behind(path: Path, statements: int) -> None:
-    apply(path, samples.project())
-    before = state(path)
-    process = SPAWN.Process(target=_apply_and_die, args=(path, statements))
+def test_a_process_that_dies_while_applying_leaves_nothing_behind(location: Location, statements: int) -> None:
+    apply(location, samples.project())
+    before = state(location)
+    process = SPAWN.Process(target=_apply_and_die, args=(location, statements))
     process.start()
     process.join(60)
     assert process.exitcode == 9
-    assert state(path) == before
-    assert apply(path, CHANGED) == 2
+    assert state(location) == before
+    assert apply(location, CHANGED) == 2
 
 
-def test_a_first_apply_that_breaks_off_leaves_an_empty_registry(path: Path) -> None:
+def test_a_first_apply_that_breaks_off_leaves_an_empty_registry(location: Location) -> None:
     with after_statements(4, fail), pytest.raises(KeyboardInterrupt):
-        apply(path, samples.project())
-    assert state(path) == (0, {}, 0)
-    assert apply(path, samples.project()) == 1
+        apply(location, samples.project())
+    assert state(location) == (0, {}, 0)
+    assert apply(location, samples.project()) == 1
 
 
 def test_creating_a_registry_that_breaks_off_leaves_no_file(path: Path) -> None:
@@ -125,22 +135,22 @@ def test_creating_a_registry_that_breaks_off_leaves_no_file(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def _race(path: Path, name: str, barrier: Barrier, outcomes: Any) -> None:
-    registry = Registry(path, "test")
-    plan = registry.plan(Project([Entity(name, value_type=Int64)]))
-    barrier.wait(60)
-    try:
-        outcomes.put((name, registry.apply(plan, NOW, name)))
-    except StaleApplyError:
-        outcomes.put((name, None))
+def _race(location: Location, name: str, barrier: Barrier, outcomes: Any) -> None:
+    with closing(Registry(location, "test")) as registry:
+        plan = registry.plan(Project([Entity(name, value_type=Int64)]))
+        barrier.wait(60)
+        try:
+            outcomes.put((name, registry.apply(plan, NOW, name)))
+        except StaleApplyError:
+            outcomes.put((name, None))
 
 
 @pytest.mark.parametrize("existing", [False, True], ids=["first apply", "later apply"])
-def test_of_processes_that_apply_at_once_exactly_one_wins(path: Path, existing: bool) -> None:
-    base = apply(path, Project([samples.driver])) if existing else 0
+def test_of_processes_that_apply_at_once_exactly_one_wins(location: Location, existing: bool) -> None:
+    base = apply(location, Project([samples.driver])) if existing else 0
     barrier, outcomes = SPAWN.Barrier(3), SPAWN.Queue()
     names = ["a", "b", "c"]
-    processes = [SPAWN.Process(target=_race, args=(path, name, barrier, outcomes)) for name in names]
+    processes = [SPAWN.Process(target=_race, args=(location, name, barrier, outcomes)) for name in names]
     for process in processes:
         process.start()
     results = dict(outcomes.get(timeout=60) for _ in processes)
@@ -149,21 +159,22 @@ def test_of_processes_that_apply_at_once_exactly_one_wins(path: Path, existing: 
     winners = [name for name, revision in results.items() if revision is not None]
     assert len(winners) == 1
     assert results[winners[0]] == base + 1
-    registry = Registry(path, "test")
-    assert list(registry.load().objects) == [("entity", winners[0])]
-    assert [entry.who for entry in registry.history()][base:] == winners
-    assert [file.name for file in path.parent.iterdir()] == ["registry.db"]
+    with closing(Registry(location, "test")) as registry:
+        assert list(registry.load().objects) == [("entity", winners[0])]
+        assert [entry.who for entry in registry.history()][base:] == winners
+    if isinstance(location, Path):
+        assert [file.name for file in location.parent.iterdir()] == ["registry.db"]
 
 
-def _start_jobs(path: Path, barrier: Barrier, outcomes: Any) -> None:
-    registry = Registry(path, "test")
-    barrier.wait(60)
-    outcomes.put([registry.start_job("log", "view", 0, 1, 0, NOW) for _ in range(10)])
+def _start_jobs(location: Location, barrier: Barrier, outcomes: Any) -> None:
+    with closing(Registry(location, "test")) as registry:
+        barrier.wait(60)
+        outcomes.put([registry.start_job("log", "view", 0, 1, 0, NOW) for _ in range(10)])
 
 
-def test_processes_that_start_jobs_at_once_get_different_numbers(path: Path) -> None:
+def test_processes_that_start_jobs_at_once_get_different_numbers(location: Location) -> None:
     barrier, outcomes = SPAWN.Barrier(3), SPAWN.Queue()
-    processes = [SPAWN.Process(target=_start_jobs, args=(path, barrier, outcomes)) for _ in range(3)]
+    processes = [SPAWN.Process(target=_start_jobs, args=(location, barrier, outcomes)) for _ in range(3)]
     for process in processes:
         process.start()
     numbers = [number for _ in processes for number in outcomes.get(timeout=60)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -13,11 +13,12 @@ import pytest
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 
-from featurestore.definitions import Project
+from featurestore.definitions import Entity, Project
 from featurestore.definitions.project import encode
 from featurestore.errors import NotAppliedError, RegistryError, StaleApplyError
 from featurestore.registry import Registry
 from featurestore.registry.schema import METADATA
+from featurestore.types import Int64
 from tests.unit import registry_samples as samples
 
 NOW = samples.NOW
@@ -29,8 +30,15 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def registry(path: Path) -> Registry:
-    return Registry(path, "test")
+def location(path: Path) -> str | Path:
+    """Return where the registry is; tests that ask for no `path` also run on PostgreSQL."""
+    return path
+
+
+@pytest.fixture
+def registry(location: str | Path) -> Iterator[Registry]:
+    with closing(Registry(location, "test")) as registry:
+        yield registry
 
 
 def apply(registry: Registry, project: Project, who: str = "") -> int:
@@ -41,22 +49,33 @@ def specs(project: Project) -> dict[tuple[str, str], bytes]:
     return {key: encode(definition) for key, definition in project.objects.items()}
 
 
-def test_a_new_registry_is_empty_and_opening_it_creates_nothing(registry: Registry, path: Path) -> None:
+def test_a_new_registry_is_empty(registry: Registry) -> None:
     assert registry.revision() == 0
     assert registry.load().objects == {}
     assert registry.history() == []
     assert registry.versions("entity", "driver") == []
+
+
+def test_looking_into_a_registry_creates_nothing(registry: Registry, path: Path) -> None:
+    assert (registry.revision(), registry.history(), registry.tokens.ls()) == (0, [], [])
+    registry.plan(samples.project())
     assert not path.parent.exists()
 
 
-def test_applied_definitions_come_back_equal(registry: Registry, path: Path) -> None:
+def test_applied_definitions_come_back_equal(registry: Registry, location: str | Path) -> None:
     assert apply(registry, samples.project()) == 1
-    again = Registry(path, "test").load()
+    with closing(Registry(location, "test")) as other:
+        again = other.load()
     assert specs(again) == specs(samples.project())
     code = again.feature_view("earnings").code
     assert code is not None
     assert code.function is None
     assert code.text.startswith("def clean(")
+
+
+def test_definitions_come_back_in_an_order_that_depends_on_no_locale(registry: Registry) -> None:
+    apply(registry, Project([Entity(name, value_type=Int64) for name in ("b", "a_b", "ab", "B", "a")]))
+    assert [name for _, name in registry.load().objects] == ["B", "a", "a_b", "ab", "b"]
 
 
 def test_applying_the_same_again_writes_nothing(registry: Registry, path: Path) -> None:
@@ -119,15 +138,27 @@ def test_a_stale_plan_is_refused_and_changes_nothing(registry: Registry) -> None
     assert len(registry.history()) == 2
 
 
-def test_projects_share_a_registry_and_not_their_definitions(registry: Registry, path: Path) -> None:
+def test_projects_share_a_registry_and_not_their_definitions(registry: Registry, location: str | Path) -> None:
     apply(registry, samples.project())
-    other = Registry(path, "other")
-    assert other.revision() == 0
-    apply(other, Project([samples.driver]))
-    assert len(other.load().objects) == 1
-    assert len(registry.load().objects) == 7
-    with pytest.raises(RegistryError, match="the plan is for project 'other', this is 'test'"):
-        registry.apply(other.plan(Project()), NOW)
+    with closing(Registry(location, "other")) as other:
+        assert other.revision() == 0
+        apply(other, Project([samples.driver]))
+        assert len(other.load().objects) == 1
+        assert len(registry.load().objects) == 7
+        with pytest.raises(RegistryError, match="the plan is for project 'other', this is 'test'"):
+            registry.apply(other.plan(Project()), NOW)
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_project_is_told_from_any_other_of_its_name(
+    registry: Registry, location: str | Path, tmp_path: Path, is_first: bool
+) -> None:
+    if is_first:
+        assert registry.identity() == ""
+        registry.identify()
+    with closing(Registry(location, "test")) as again, closing(Registry(tmp_path / "r2", "test")) as other:
+        assert again.identify() == registry.identify() == registry.identity() != ""
+        assert other.identify() != registry.identity()
 
 
 @pytest.mark.parametrize("form", [str, lambda path: f"sqlite:///{path}"], ids=["path", "url"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from featurestore.errors import RegistryError
 from featurestore.registry import Registry
 from featurestore.registry.leases import Holder, LeaseHeldError, LeaseLostError
 from featurestore.semantics.rows import Cut
@@ -20,8 +19,9 @@ HERE, THERE = Holder("here", "m1", 7, "100"), Holder("there", "m2", 8, "200")
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path / "registry.db", "test")
+def registry(tmp_path: Path) -> Iterator[Registry]:
+    with closing(Registry(tmp_path / "registry.db", "test")) as registry:
+        yield registry
 
 
 def take(registry: Registry, holder: Holder, now: int = NOW, dead: tuple[Holder, ...] = ()) -> int:
@@ -40,6 +40,21 @@ def test_a_lease_is_free_once_given_back_run_out_or_its_holder_dead(registry: Re
     assert take(registry, THERE) == 2
     assert take(registry, HERE, NOW + 60 * SECOND) == 3
     assert take(registry, THERE, NOW + 60 * SECOND, dead=(HERE,)) == 4
+
+
+def test_whether_a_lease_is_held_is_told_without_taking_it(registry: Registry) -> None:
+    def is_held(now: int = NOW, log: str = "log", *dead: Holder) -> bool:
+        return registry.lease_is_held(log, now, lambda other: other in dead)
+
+    assert not is_held()
+    token = take(registry, HERE)
+    assert is_held()
+    assert not is_held(NOW + 60 * SECOND)
+    assert not is_held(NOW, "other log")
+    assert not is_held(NOW, "log", HERE)
+    assert registry.renew_lease("log", token, NOW + SECOND)  # asking has taken nothing over
+    registry.release_lease("log", token)
+    assert not is_held()
 
 
 def test_a_renewed_lease_holds_for_longer(registry: Registry) -> None:
@@ -88,12 +103,3 @@ def test_of_many_at_once_one_gets_it(registry: Registry) -> None:
     for thread in threads:
         thread.join()
     assert sorted(map(str, outcomes)) == ["2", *["held"] * 5]
-
-
-def test_a_registry_of_an_earlier_schema_is_refused_with_what_to_do(registry: Registry, tmp_path: Path) -> None:
-    take(registry, HERE)
-    with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:
-        connection.execute("UPDATE featurestore_schema SET version = 1")
-        connection.commit()
-    with pytest.raises(RegistryError, match=r"has schema version 1, .* reads version 2: delete it, then apply and"):
-        Registry(tmp_path / "registry.db", "test").revision()

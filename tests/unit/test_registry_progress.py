@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,14 @@ from tests.unit.registry_samples import NOW
 
 
 @pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    return Registry(tmp_path / "registry.db", "test")
+def location(tmp_path: Path) -> str | Path:
+    return tmp_path / "registry.db"
+
+
+@pytest.fixture
+def registry(location: str | Path) -> Iterator[Registry]:
+    with closing(Registry(location, "test")) as registry:
+        yield registry
 
 
 def test_jobs_are_numbered_per_log_from_one(registry: Registry) -> None:
@@ -24,11 +32,11 @@ def test_jobs_are_numbered_per_log_from_one(registry: Registry) -> None:
     assert registry.jobs("b") == [Job(1, "view", 0, 10, -1, "started", NOW)]
 
 
-def test_numbers_are_unique_across_projects_that_share_a_log(registry: Registry, tmp_path: Path) -> None:
-    other = Registry(tmp_path / "registry.db", "other")
-    assert registry.start_job("a", "view", 0, 10, 0, NOW) == 1
-    assert other.start_job("a", "view", 0, 10, 0, NOW) == 2
-    assert [job.number for job in other.unfinished_jobs("a")] == [2]
+def test_numbers_are_unique_across_projects_that_share_a_log(registry: Registry, location: str | Path) -> None:
+    with closing(Registry(location, "other")) as other:
+        assert registry.start_job("a", "view", 0, 10, 0, NOW) == 1
+        assert other.start_job("a", "view", 0, 10, 0, NOW) == 2
+        assert [job.number for job in other.unfinished_jobs("a")] == [2]
 
 
 def test_numbers_are_unique_under_concurrency(registry: Registry) -> None:
