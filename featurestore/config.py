@@ -15,9 +15,10 @@ from featurestore.clock import format_duration
 from featurestore.errors import ConfigError, suggest
 
 CONFIG_FILE = "feature_store.yaml"
-ONLINE_TYPES = ("lmdb", "memory")
+ONLINE_TYPES = ("lmdb", "memory", "redis")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+_]*://")
+_REDIS_URL = re.compile(r"rediss?://|\$\{")
 _VARIABLE = re.compile(r"(\$?)\$\{([^}]*)\}")
 _DURATION = re.compile(r"(\d{1,15})\s*(us|ms|s|m|h|d)")
 _UNITS = {"us": 1, "ms": 1000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
@@ -27,7 +28,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "project": (),
     "registry": ("path", "registry_type"),
     "offline_store": ("type", "path"),
-    "online_store": ("type", "path"),
+    "online_store": ("type", "path", "url", "cluster", "key_prefix", "timeout", "ca", "cert", "key"),
     "connections": (),
     "max_clock_skew": (),
     "max_future_skew": (),
@@ -48,9 +49,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     offline_path
         Folder of the offline store.
     online_type
-        ``"lmdb"`` (files on this machine) or ``"memory"`` (this process only; empty at every start).
+        ``"lmdb"`` (files on this machine), ``"memory"`` (this process only; empty at every start) or ``"redis"`` (a
+        Redis or Valkey server or cluster).
     online_path
-        Folder of the online store; unused by ``"memory"``.
+        Folder of the online store of type ``"lmdb"``.
+    online
+        How to reach the store of type ``"redis"``: ``url``, ``cluster``, ``key_prefix``, ``timeout``, ``ca``, ``cert``,
+        ``key``. Environment variables are filled in on use (`online_settings`), as in connections.
     max_clock_skew
         How far a reader's clock may be behind the data, in microseconds, at most 366 days.
     max_future_skew
@@ -73,6 +78,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     offline_path: str = "data/offline"
     online_type: str = "lmdb"
     online_path: str = "data/online"
+    online: dict[str, Any] = {}
     max_clock_skew: int = 10 * _UNITS["m"]
     max_future_skew: int = _UNITS["d"]
     connections: dict[str, dict[str, Any]] = {}
@@ -127,6 +133,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         settings: dict[str, Any] = _expand(self.connections[name], f"connections.{name}")
         return settings
 
+    def online_settings(self) -> dict[str, Any]:
+        """Return `online` with environment variables filled in.
+
+        Raises
+        ------
+        ConfigError
+            Where a variable is not set.
+        """
+        settings: dict[str, Any] = _expand(self.online, "online_store")
+        return settings
+
     @property
     def registry_location(self) -> str:
         """The registry as an SQLAlchemy URL, as written, or as the absolute path of its SQLite file."""
@@ -161,8 +178,8 @@ def load_config(repo_path: str | Path = ".") -> Config:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     document = _parse_yaml(path, text)
     try:
-        connections = document.pop("connections", None)
-        return _build(_expand(document, "") | {"connections": connections}, folder)
+        late = {key: document.pop(key, None) for key in ("connections", "online_store")}
+        return _build(_expand(document, "") | late, folder)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -238,14 +255,9 @@ def _build(document: Mapping[str, Any], folder: Path) -> Config:
     offline = _section("offline_store", document.get("offline_store"))
     if offline.get("type", "delta") != "delta":
         raise ConfigError(f"offline_store.type: {offline['type']!r} is not supported; use 'delta', or leave it out")
-    online = _section("online_store", document.get("online_store"))
-    for field, section, key in (
-        ("offline_path", offline, "path"),
-        ("online_type", online, "type"),
-        ("online_path", online, "path"),
-    ):
-        if key in section:
-            values[field] = section[key]
+    if "path" in offline:
+        values["offline_path"] = offline["path"]
+    values |= _online(document.get("online_store"))
     connections = document.get("connections")
     if connections is not None:
         if not isinstance(connections, dict):
@@ -255,6 +267,24 @@ def _build(document: Mapping[str, Any], folder: Path) -> Config:
         if key in document:
             values[key] = parse_duration(key, document[key])
     return Config(**values)
+
+
+def _online(value: object) -> dict[str, Any]:
+    """Return what the section ``online_store`` gives; a URL alone stands for a section of type ``redis``."""
+    if isinstance(value, str) and _REDIS_URL.match(value):
+        value = {"type": "redis", "url": value}
+    section = _section("online_store", value)
+    if section.get("type") == "redis":
+        if "path" in section:
+            raise ConfigError(
+                "online_store.path: a store of type 'redis' has no path; it has, for example, url: redis://localhost:6379"
+            )
+        return {"online_type": "redis", "online": {key: section[key] for key in section if key != "type"}}
+    section = _expand(section, "online_store")
+    for key in section:
+        if key not in {"type", "path"}:
+            raise ConfigError(f"online_store.{key}: only for type: redis")
+    return {f"online_{key}": item for key, item in section.items()}
 
 
 def _section(name: str, value: object) -> dict[str, Any]:
@@ -276,4 +306,5 @@ def _refuse_unknown(prefix: str, keys: Mapping[Any, object], known: Mapping[str,
 
 
 def _either(options: tuple[str, ...]) -> str:
-    return " or ".join(repr(option) for option in options)
+    *some, last = map(repr, options)
+    return f"{', '.join(some)} or {last}"

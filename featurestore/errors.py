@@ -74,6 +74,10 @@ class NotReadyError(OnlineStoreError):
     """The online store does not hold the state asked for yet."""
 
 
+class StoreUnavailableError(OnlineStoreError):
+    """The online store does not answer; nothing is known of what it holds. Try again."""
+
+
 class ClockError(FeatureStoreError, ValueError):
     """A reader's clock is too far behind the stored state, or a time cannot be interpreted."""
 

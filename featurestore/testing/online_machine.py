@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from featurestore.online.contract import NEVER, OnlineStore, Outcome, SectionWrite
-from featurestore.online.framing import Section, build
+from featurestore.online.framing import Section, build, chunk_key, header_key
 
-_HEADERS = [b"\x01h" + bytes((n,)) for n in range(3)]
-_CHUNKS = [b"\x01c" + bytes((n,)) for n in range(3)]
+_VIEW = bytes(range(1, 17))
+_ENTITIES = [b"", b"a", b"b{c}"]
+_SPANS = [-1, 0]
+_HEADERS = [header_key(_VIEW, entity) for entity in _ENTITIES]
+_CHUNKS = [chunk_key(_VIEW, entity, 0, span) for entity in _ENTITIES for span in _SPANS]
 _WRITERS = ["", "w", "é"]
 _MARKS = [b"\x00a", b"\x00b", b"\x00" + b"\xff" * 200]
 
@@ -31,17 +34,22 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         """Return an empty store."""
 
     @rule(
-        header=st.sampled_from(_HEADERS),
+        entity=st.sampled_from(_ENTITIES),
         writer=st.sampled_from(_WRITERS),
         expected=st.one_of(st.none(), st.integers(NEVER, 4)),
         sequence=st.integers(0, 5),
         payload=st.binary(max_size=3),
-        chunks=st.dictionaries(st.sampled_from(_CHUNKS), st.one_of(st.none(), st.binary(max_size=3))),
+        chunks=st.dictionaries(st.sampled_from(_SPANS), st.one_of(st.none(), st.binary(max_size=3))),
         drop=st.lists(st.sampled_from(_WRITERS), max_size=2),
     )
-    def merge(self, **parts: Any) -> None:
+    def merge(self, entity: bytes, chunks: dict[int, bytes | None], drop: list[str], **parts: Any) -> None:
         """Merge a write, and say beforehand what becomes of it."""
-        merged = SectionWrite(**{**parts, "drop": tuple(set(parts["drop"]) - {parts["writer"]})})
+        merged = SectionWrite(
+            header_key(_VIEW, entity),
+            chunks={chunk_key(_VIEW, entity, 0, span): payload for span, payload in chunks.items()},
+            drop=tuple(set(drop) - {parts["writer"]}),
+            **parts,
+        )
         stored = self.model.get(merged.header, {}).get(merged.writer, (NEVER, b""))[0]
         if merged.sequence <= stored:
             outcome = Outcome.IGNORED
@@ -83,7 +91,8 @@ class OnlineStoreMachine(RuleBasedStateMachine):
         }
         expected = {**values, **self.marks}
         assert self.store.scan(b"") == sorted(expected)
-        assert self.store.scan(b"\x01c") == sorted(key for key in expected if key.startswith(b"\x01c"))
+        chunks = _VIEW + b"c"
+        assert self.store.scan(chunks) == sorted(key for key in expected if key.startswith(chunks))
         with self.store.snapshot() as snapshot:
             assert dict(zip(expected, snapshot.get(list(expected)), strict=True)) == expected
 

@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 
 from featurestore.online.contract import NEVER, Given, MarkMovedError, OnlineStore, Outcome, SectionWrite
-from featurestore.online.framing import Section, parse
+from featurestore.online.framing import Section, chunk_key, header_key, parse
+
+_VIEW = bytes(range(1, 17))
+H = header_key(_VIEW, b"e")
+C, C1, C2, C3 = (chunk_key(_VIEW, b"e", 0, span) for span in range(4))
+CHUNKS = C[:-9]
+"""What the keys of all chunks begin with."""
 
 
 def read(store: OnlineStore, *keys: bytes) -> list[list[Section] | None]:
@@ -23,8 +29,8 @@ def read(store: OnlineStore, *keys: bytes) -> list[list[Section] | None]:
 
 
 def write(expected: int | None, sequence: int, payload: bytes = b"p", **more: Any) -> SectionWrite:
-    """Return a write of writer ``w`` to the header ``h``."""
-    return SectionWrite(b"h", more.pop("writer", "w"), expected, sequence, payload, **more)
+    """Return a write of writer ``w`` to the header `H`."""
+    return SectionWrite(H, more.pop("writer", "w"), expected, sequence, payload, **more)
 
 
 class OnlineStoreSuite:
@@ -36,9 +42,9 @@ class OnlineStoreSuite:
         raise NotImplementedError
 
     def test_a_store_begins_empty(self, store: OnlineStore) -> None:
-        assert read(store, b"h", b"c") == [None, None]
+        assert read(store, H, C) == [None, None]
         assert store.scan(b"") == []
-        store.delete([b"h"])
+        store.delete([H])
         assert store.merge([]) == []
 
     @pytest.mark.parametrize(
@@ -62,18 +68,18 @@ class OnlineStoreSuite:
         self, store: OnlineStore, expected: int | None, sequence: int, outcome: Outcome
     ) -> None:
         assert store.merge([write(NEVER, 5, b"old")]) == [Outcome.APPLIED]
-        assert store.merge([write(expected, sequence, b"new", chunks={b"c": b"new"})]) == [outcome]
+        assert store.merge([write(expected, sequence, b"new", chunks={C: b"new"})]) == [outcome]
         if outcome is Outcome.APPLIED:
-            assert read(store, b"h", b"c") == [[Section("w", sequence, b"new")]] * 2
+            assert read(store, H, C) == [[Section("w", sequence, b"new")]] * 2
         else:
-            assert read(store, b"h", b"c") == [[Section("w", 5, b"old")], None]
+            assert read(store, H, C) == [[Section("w", 5, b"old")], None]
 
     @pytest.mark.parametrize(
         ("expected", "outcome"), [(NEVER, Outcome.APPLIED), (None, Outcome.APPLIED), (0, Outcome.REFUSED)]
     )
     def test_a_merge_into_nothing(self, store: OnlineStore, expected: int | None, outcome: Outcome) -> None:
         assert store.merge([write(expected, 7)]) == [outcome]
-        assert read(store, b"h") == [[Section("w", 7, b"p")] if outcome is Outcome.APPLIED else None]
+        assert read(store, H) == [[Section("w", 7, b"p")] if outcome is Outcome.APPLIED else None]
 
     def test_great_sequences_are_told_apart(self, store: OnlineStore) -> None:
         at = 2**53
@@ -82,30 +88,30 @@ class OnlineStoreSuite:
             Outcome.APPLIED,
             Outcome.REFUSED,
         ]
-        assert read(store, b"h") == [[Section("w", at + 1, b"p")]]
+        assert read(store, H) == [[Section("w", at + 1, b"p")]]
 
     def test_the_writes_of_one_merge_follow_each_other(self, store: OnlineStore) -> None:
         outcomes = store.merge([write(NEVER, 1, b"a"), write(1, 3, b"b"), write(2, 4, b"c"), write(3, 3, b"d")])
         assert outcomes == [Outcome.APPLIED, Outcome.APPLIED, Outcome.REFUSED, Outcome.IGNORED]
-        assert read(store, b"h") == [[Section("w", 3, b"b")]]
+        assert read(store, H) == [[Section("w", 3, b"b")]]
 
     def test_writers_do_not_disturb_each_other(self, store: OnlineStore) -> None:
-        store.merge([write(NEVER, 5, b"w", chunks={b"c": b"w"})])
-        store.merge([write(NEVER, 2, b"v", writer="v", chunks={b"c": b"v"})])
-        store.merge([write(5, 6, b"w2", chunks={b"c": None})])
-        assert read(store, b"h", b"c") == [[Section("v", 2, b"v"), Section("w", 6, b"w2")], [Section("v", 2, b"v")]]
+        store.merge([write(NEVER, 5, b"w", chunks={C: b"w"})])
+        store.merge([write(NEVER, 2, b"v", writer="v", chunks={C: b"v"})])
+        store.merge([write(5, 6, b"w2", chunks={C: None})])
+        assert read(store, H, C) == [[Section("v", 2, b"v"), Section("w", 6, b"w2")], [Section("v", 2, b"v")]]
 
     def test_a_write_touches_only_the_chunks_it_names(self, store: OnlineStore) -> None:
-        store.merge([write(NEVER, 1, chunks={b"c1": b"a", b"c2": b"b", b"c3": b"c"})])
-        store.merge([write(1, 2, chunks={b"c1": b"A", b"c2": None})])
-        assert read(store, b"c1", b"c2", b"c3") == [[Section("w", 2, b"A")], None, [Section("w", 1, b"c")]]
-        assert store.scan(b"c") == [b"c1", b"c3"]
+        store.merge([write(NEVER, 1, chunks={C1: b"a", C2: b"b", C3: b"c"})])
+        store.merge([write(1, 2, chunks={C1: b"A", C2: None})])
+        assert read(store, C1, C2, C3) == [[Section("w", 2, b"A")], None, [Section("w", 1, b"c")]]
+        assert store.scan(CHUNKS) == [C1, C3]
 
     def test_dropped_writers_leave_the_header_and_the_named_chunks(self, store: OnlineStore) -> None:
         for name in ("old", "older", "stays"):
-            store.merge([write(None, 1, b"x", writer=name, chunks={b"c1": b"x", b"c2": b"x"})])
-        store.merge([write(None, 9, b"n", writer="new", chunks={b"c1": None}, drop=("old", "older", "never"))])
-        header, first, second = read(store, b"h", b"c1", b"c2")
+            store.merge([write(None, 1, b"x", writer=name, chunks={C1: b"x", C2: b"x"})])
+        store.merge([write(None, 9, b"n", writer="new", chunks={C1: None}, drop=("old", "older", "never"))])
+        header, first, second = read(store, H, C1, C2)
         assert header == [Section("new", 9, b"n"), Section("stays", 1, b"x")]
         assert first == [Section("stays", 1, b"x")]
         assert second is not None
@@ -114,7 +120,7 @@ class OnlineStoreSuite:
     def test_nothing_is_dropped_where_the_write_is_not_applied(self, store: OnlineStore) -> None:
         store.merge([write(None, 5, writer="w"), write(None, 5, writer="old")])
         store.merge([write(3, 7, drop=("old",)), write(None, 5, drop=("old",))])
-        (header,) = read(store, b"h")
+        (header,) = read(store, H)
         assert header == [Section("old", 5, b"p"), Section("w", 5, b"p")]
 
     def test_marks_are_set_moved_and_removed(self, store: OnlineStore) -> None:
@@ -141,7 +147,7 @@ class OnlineStoreSuite:
                 store.merge([write(NEVER, 1)], {b"\x00a": b"3"}, given)
             with pytest.raises(MarkMovedError):
                 store.put({b"\x00a": b"3"}, given)
-        assert read(store, b"h") == [None]
+        assert read(store, H) == [None]
         given = {b"\x00a": b"1", b"\x00b": None}
         assert store.merge([write(NEVER, 1)], {b"\x00a": b"2"}, given) == [Outcome.APPLIED]
         store.put({b"\x00a": b"3", b"\x00b": b"1"}, {b"\x00a": b"2", b"\x00b": None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from featurestore.config import Config, load_config, parse_duration
 from featurestore.errors import ConfigError
+from featurestore.online.redis_settings import RedisSettings
 
 MINUTE = 60_000_000
 DAY = 24 * 60 * MINUTE
@@ -110,7 +112,11 @@ def test_a_key_given_twice_is_refused(tmp_path: Path) -> None:
         ("projct: rides", "unknown key 'projct'; did you mean 'project'?"),
         ("project: rides\nonline_store: {typ: lmdb}", "unknown key 'online_store.typ'; did you mean 'type'?"),
         ("project: rides\nonline_store: lmdb", "online_store: 'lmdb' is not a section"),
-        ("project: rides\nonline_store: {type: redis}", "'redis' is not supported; use 'lmdb' or 'memory'"),
+        ("project: rides\nonline_store: {type: dynamo}", "'dynamo' is not supported; use 'lmdb', 'memory' or 'redis'"),
+        ("project: rides\nonline_store: {type: redis, path: data/online}", "of type 'redis' has no path"),
+        ("project: rides\nonline_store: {url: 'redis://db'}", "online_store.url: only for type: redis"),
+        ("project: rides\nonline_store: {type: redis, ulr: a}", "'online_store.ulr'; did you mean 'url'?"),
+        ("project: rides\nonline_store: https://db", "online_store: 'https://db' is not a section"),
         ("project: rides\noffline_store: {type: spark}", "'spark' is not supported; use 'delta'"),
         ("project: rides\nregistry: 5", "registry: 5 is not a path"),
         ("project: rides\nmax_clock_skew: 10", "max_clock_skew: 10 is not a duration"),
@@ -139,3 +145,76 @@ def test_durations(text: str, micros: int) -> None:
 def test_the_constructor_checks_too(values: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         Config(**({"project": "rides"} | values))
+
+
+# The online store in Redis
+
+
+@pytest.mark.parametrize(
+    ("written", "online"),
+    [
+        ("redis://db:7000", {"url": "redis://db:7000"}),
+        ("rediss://me:${SECRET}@db/2", {"url": "rediss://me:p@db/2"}),
+        ("${REDIS_URL}", {"url": "redis://elsewhere"}),
+        ("{type: redis}", {}),
+        ("{type: redis, url: '${REDIS_URL}', cluster: true}", {"url": "redis://elsewhere", "cluster": True}),
+    ],
+)
+def test_a_redis_is_named_by_its_url_alone_or_in_a_section(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, online: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("SECRET", "p")
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
+    config = load_config(write(tmp_path, f"project: rides\nonline_store: {written}\n"))
+
+    assert config.online_type == "redis"
+    assert config.online_settings() == online
+
+
+def test_the_password_of_a_redis_is_asked_for_only_on_use_and_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SECRET", raising=False)
+    config = load_config(write(tmp_path, "project: rides\nonline_store: rediss://me:${SECRET}@db\n"))
+
+    with pytest.raises(ConfigError, match=r"online_store\.url: the environment variable 'SECRET' is not set"):
+        config.online_settings()
+    monkeypatch.setenv("SECRET", "the password")
+    assert "the password" not in repr(config)
+    assert "the password" not in repr(RedisSettings.read(config.online_settings()))
+
+
+def test_a_redis_url_says_where_and_as_whom() -> None:
+    settings = RedisSettings.read({"url": "rediss://me:a%3Ab%40c@db.example:7000/3", "timeout": "250ms"})
+    assert (settings.host, settings.port, settings.db) == ("db.example", 7000, 3)
+    assert (settings.username, settings.password, settings.tls) == ("me", "a:b@c", True)
+    assert (settings.timeout, settings.key_prefix, settings.cluster) == (0.25, "fs:", False)
+    plain = RedisSettings.read({})
+    assert (plain.address, plain.username, plain.password, plain.tls) == ("localhost:6379", None, None, False)
+    assert RedisSettings.read({"url": "redis://:only@[::1]"}) == RedisSettings(host="::1", password="only")  # noqa: S106
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"url": "http://db"}, "it begins with 'http:'"),
+        ({"url": "db:6379"}, "it begins with 'db:'"),
+        ({"url": 6379}, "a int is not a URL"),
+        ({"url": "redis://:secret@db:port"}, "its port is not a number"),
+        ({"url": "redis://:secret@db/features"}, "the database 'features' is not a number"),
+        ({"url": "redis://:secret@db?ssl=true"}, "options after '?' are not read"),
+        ({"url": "redis://db/1", "cluster": True}, "a cluster has no database 1"),
+        ({"cluster": "yes"}, "'yes' is neither true nor false"),
+        ({"key_prefix": "no colon"}, "for example 'rides:'"),
+        ({"timeout": "0s"}, "it is from 1ms to 10m"),
+        ({"timeout": 5}, "online_store.timeout: 5 is not a duration"),
+        ({"ca": "ca.pem"}, "there is no file"),
+        ({"url": "redis://db", "ca": __file__}, "let the url begin with rediss://"),
+        ({"url": "rediss://db", "cert": __file__}, "name both, or neither"),
+    ],
+)
+def test_mistakes_about_redis_name_the_key_and_the_fix(section: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(expected)) as raised:
+        RedisSettings.read(section)
+    assert "online_store." in str(raised.value)
+    assert "secret" not in str(raised.value)
