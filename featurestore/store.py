@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -21,14 +22,16 @@ from featurestore.config import Config, load_config
 from featurestore.definitions import BatchSource, FeatureService, FeatureView, FileStreamSource, Project, PushSource
 from featurestore.definitions.project import row_fingerprint
 from featurestore.definitions.resolve import FeatureRequest, resolve
-from featurestore.errors import FeatureNotFoundError, NotAppliedError, StaleApplyError
-from featurestore.online.contract import OnlineStore
+from featurestore.errors import FeatureNotFoundError, MissingExtraError, NotAppliedError, StaleApplyError
+from featurestore.online.contract import AsyncReader, OnlineStore
 from featurestore.online.lookup import Lookup, OnlineResponse
 from featurestore.online.view import OnlineView
 from featurestore.registry import Plan, Registry, bind_code, load_repository
 from featurestore.semantics.rows import Cut
 
 if TYPE_CHECKING:
+    import asyncio
+
     import pyarrow as pa
 
     from featurestore.maintenance.erasure import ErasureReport
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from featurestore.offline.plan import KnownAt
     from featurestore.offline.retrieval import RetrievalJob
     from featurestore.offline.retrieve import Engine
-    from featurestore.online.lookup import EntityRows
+    from featurestore.online.entity_rows import EntityRows
     from featurestore.parity.verify import VerifyReport
     from featurestore.streaming.apply import Applier, Loop
     from featurestore.streaming.push import PushResult
@@ -99,9 +102,11 @@ class FeatureStore:
         self.clock: Clock = clock or SystemClock()
         self._project: tuple[int, Project] | None = None
         self._planned: tuple[Plan, list[Any]] | None = None
+        self._identity: str | None = None
         self._logs: dict[str, RowLog] = {}
         self._online_views: dict[bytes | str, OnlineView] = {}
         self._lookups: dict[Any, Lookup] = {}
+        self._readers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncReader] = WeakKeyDictionary()
         self._loops: dict[str, Loop] = {}
         self._pushers: dict[str, Any] = {}
 
@@ -119,21 +124,35 @@ class FeatureStore:
             from featurestore.online.memory import MemoryStore
 
             return MemoryStore()
+        if self.config.online_type == "redis":
+            from featurestore.online.redis_settings import RedisSettings
+
+            settings = RedisSettings.read(self.config.online_settings(), self.config.resolve)
+            try:
+                from featurestore.online.redis import RedisStore
+            except ModuleNotFoundError as error:
+                raise MissingExtraError.for_package("redis", "redis") from error
+            return RedisStore(settings)
         from featurestore.online.lmdb import LmdbStore
 
         return LmdbStore(self.config.resolve(self.config.online_path))
 
     @property
-    def _revision(self) -> int:
-        return self._project[0] if self._project else 0
+    def revision(self) -> int:
+        """The revision of the definitions in use."""
+        return self._applied[0]
 
     @property
     def project(self) -> Project:
         """The applied definitions, with their code loaded from the repository."""
+        return self._applied[1]
+
+    @property
+    def _applied(self) -> tuple[int, Project]:
         if self._project is None:
             self._load(self.registry.revision(), None)
         assert self._project is not None  # noqa: S101  (just loaded)
-        return self._project[1]
+        return self._project
 
     def _load(self, revision: int, definitions: Iterable[Any] | None) -> None:
         if revision == 0:
@@ -144,8 +163,25 @@ class FeatureStore:
             loaded = list(definitions) if definitions is not None else load_repository(self.config.repo_path)
             applied = bind_code(applied, loaded)
         self._project = (revision, applied)
+        self._identity = self.registry.identity()
         self._lookups.clear()
+        self._online_views.clear()  # one state may be read in another way: by another ttl, say
         self._close_streams()
+
+    def at_revision(self, revision: int) -> Self:
+        """Return a store of this one's registry and online store, with the definitions as applied at a revision.
+
+        Raises
+        ------
+        NotAppliedError
+            Where there is no such revision.
+        RegistryError
+            Where the code that views need is not in the repository as it was applied.
+        """
+        other = type(self)(config=self.config, clock=self.clock)
+        vars(other).update(registry=self.registry, online_store=self.online_store)
+        other._load(revision, None)  # noqa: SLF001  (its own class)
+        return other
 
     def log(self, view: FeatureView | str) -> RowLog:
         """Return the offline log that a view reads."""
@@ -160,7 +196,10 @@ class FeatureStore:
     def online_view(self, view: FeatureView | str) -> OnlineView:
         """Return the online state of a view."""
         view = self.project.feature_view(view) if isinstance(view, str) else view
-        online = OnlineView(self.online_store, self.config.project, view, self.config.max_clock_skew)
+        if self._identity is None:
+            self._identity = self.registry.identity()
+        project = f"{self.config.project}/{self._identity}" if self._identity else self.config.project
+        online = OnlineView(self.online_store, project, view, self.config.max_clock_skew)
         return self._online_views.setdefault(online.fingerprint, online)
 
     def cuts(self, view: FeatureView) -> list[Cut]:
@@ -197,9 +236,10 @@ class FeatureStore:
                 raise StaleApplyError("the definitions changed since the plan; nothing was applied: plan again")
         assert self._planned is not None  # noqa: S101  (set by plan)
         loaded = self._planned[1]
+        self._identity = self.registry.identify()
         for view in Project(loaded).feature_views.values():
             self._fill(view)
-        revision = self.registry.apply(plan, self.clock.now(), _user())
+        revision = self.registry.apply(plan, self.clock.now(), user_name())
         if revision:
             self._load(revision, loaded)
         return ApplyResult(revision, plan)
@@ -415,7 +455,7 @@ class FeatureStore:
         from featurestore.offline.pins import Pins
         from featurestore.offline.retrieve import retrieval
 
-        project, revision = self.project, self._revision
+        revision, project = self._applied
         request = resolve(project, features, full_feature_names=full_feature_names)
         pins = Pins(request.views, self.log, self.cuts)
         asked = project.services.get(features) if isinstance(features, str) else features
@@ -479,13 +519,51 @@ class FeatureStore:
         now
             The reader's clock; by default the store's.
         """
+        lookup = self._lookup(features, full_feature_names)
+        return lookup.answer(entity_rows, self.clock.now() if now is None else to_micros(now))
+
+    async def get_online_features_async(
+        self,
+        features: FeatureRequest,
+        entity_rows: EntityRows,
+        full_feature_names: bool = False,
+        *,
+        now: Time | None = None,
+    ) -> OnlineResponse:
+        """Look features up as `get_online_features` does, without blocking the event loop; `aclose` ends it there.
+
+        Each event loop has connections of its own.
+        """
+        lookup = self._lookup(features, full_feature_names)
+        when = self.clock.now() if now is None else to_micros(now)
+        return await lookup.answer_async(entity_rows, when, self._reader())
+
+    def _lookup(self, features: FeatureRequest, full_feature_names: bool) -> Lookup:
         key = _request_key(features, full_feature_names)
         lookup = self._lookups.get(key)
         if lookup is None:
             request = resolve(self.project, features, full_feature_names=full_feature_names)
             views = {view.name: self.online_view(view) for view in request.views}
             lookup = self._lookups[key] = Lookup(request, self.online_store, views)
-        return lookup.answer(entity_rows, self.clock.now() if now is None else to_micros(now))
+        return lookup
+
+    def _reader(self) -> AsyncReader:
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        reader = self._readers.get(loop)
+        if reader is None:
+            reader = self._readers[loop] = self.online_store.reader()
+        return reader
+
+    async def aclose(self) -> None:
+        """Close what `get_online_features_async` opened in this event loop, then all that `close` does."""
+        import asyncio
+
+        reader = self._readers.pop(asyncio.get_running_loop(), None)
+        if reader is not None:
+            await reader.close()
+        self.close()
 
     def verify(self, views: Sequence[str] | None = None, sample: int = 1000) -> VerifyReport:
         """Recompute offline what the online store serves for a sample of keys, and compare bit by bit."""
@@ -580,7 +658,8 @@ class FeatureStore:
         self._pushers.clear()
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Return the name of this process's user; empty where it has none."""
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container whose user has no name

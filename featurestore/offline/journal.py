@@ -232,6 +232,19 @@ class Journal:
             actions = None if table is None else pa.table(table.get_add_actions(flatten=True))
         return 0 if actions is None else pc.sum(actions["num_records"]).as_py() or 0
 
+    def greatest_time(self, column: str) -> int | None:
+        """Return the greatest value of a timestamp column as the table's own statistics tell it; None without rows.
+
+        In microseconds, up to a millisecond less than the true one. No file of rows is read.
+        """
+        with self._lock, self._errors("read"):
+            table = self._newest()
+            actions = None if table is None else pa.table(table.get_add_actions(flatten=True))
+        if actions is None:
+            return None
+        greatest: int | None = pc.max(_micros(actions, f"max.{column}")).as_py()
+        return greatest
+
     def _newest(self) -> DeltaTable | None:
         with self._lock, self._errors("read"):
             if self._table is not None:

@@ -226,6 +226,10 @@ class RowLog:
         """Return the greatest event time of a batch row, in microseconds; None where there is no batch row."""
         return newest_batch_time(f"{self._what} in {self.path}", self.files(version=version))
 
+    def newest_arrival(self) -> int | None:
+        """Return when the newest row arrived, in microseconds, to the millisecond; None where there is none. Cheap."""
+        return self._journal.greatest_time("arrival")
+
 
 def _literal(micros: int) -> str:
     try:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -220,6 +222,18 @@ def test_a_lost_online_store_is_filled_again_by_whatever_comes_next(
     assert again.verify().mismatches == 0
 
 
+def test_projects_of_one_name_do_not_meet_in_one_online_store(store: FeatureStore, tmp_path: Path) -> None:
+    """As where a project is begun anew, or two teams share a Redis."""
+    online = str(tmp_path / store.config.online_path)
+    other = Config(project=store.config.project, repo_path=tmp_path / "other", online_path=online)
+    store.close()
+    with closing(FeatureStore(config=other, clock=store.clock)) as begun:
+        begun.apply([NEWEST])
+        assert served(begun, "newest:x") == {"newest__x": [None, None]}
+        begun.push("pushed", [pushed(1, 9.0)])
+        assert served(begun, "newest:x") == {"newest__x": [9.0, None]}
+
+
 def test_a_push_with_a_key_is_written_once(store: FeatureStore, reopen: Open) -> None:
     rows = [pushed(1, 3.0)]
     first = store.push("pushed", rows, idempotency_key="k")
@@ -266,8 +280,9 @@ def test_verify_finds_the_one_value_whose_byte_was_flipped(store: FeatureStore) 
         (value,) = snapshot.get([key])
     assert value is not None
     (section,) = parse(value)
-    at = section.payload.index(b"\xcb\x40\x14")  # 5.0
-    spoilt = section.payload[: at + 8] + b"\x01" + section.payload[at + 9 :]
+    five = struct.pack("<d", 5.0)
+    assert section.payload.count(five) == 1
+    spoilt = section.payload.replace(five, b"\x01" + five[1:])
     store.online_store.put({key: build([section._replace(payload=spoilt)])})
     report = store.verify()
     found = {
