@@ -26,10 +26,15 @@ class Stopwatch:
     seconds, peak
         The time, and the most bytes that the process held in memory at any moment of it, imports, mapped files and
         input included.
+    figures
+        What else was measured, by name.
     """
 
     seconds: float = 0.0
     peak: int = 0
+
+    def __init__(self) -> None:
+        self.figures: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         forget_peak()
@@ -66,7 +71,9 @@ def main() -> None:
     target, arguments, result = sys.argv[1:]
     module, _, function = target.partition(":")
     watch: Stopwatch = getattr(importlib.import_module(module), function)(**json.loads(arguments))
-    Path(result).write_text(json.dumps({"seconds": watch.seconds, "peak": watch.peak}), encoding="ascii")
+    Path(result).write_text(
+        json.dumps({"seconds": watch.seconds, "peak": watch.peak, "figures": watch.figures}), encoding="ascii"
+    )
 
 
 if __name__ == "__main__":

@@ -117,10 +117,19 @@ def _wide(random: Generator, count: int) -> Columns:
     return {name: pa.array(random.random(count)) for name in WIDE}
 
 
+def _recent(random: Generator, count: int) -> Columns:
+    return {"amount": pa.array(random.integers(0, 100_000, count) / 100)}
+
+
 def _exact(random: Generator, count: int) -> np.ndarray:
     """Return multiples of 2^-20 below 2^10: any sum of fewer than 2^23 of them is a double."""
     return random.integers(0, 2**30, count) / 2**20
 
 
 WIDE = tuple(f"f{place:02}" for place in range(20))
-_COLUMNS: dict[str, Callable[[Generator, int], Columns]] = {"pit": _pit, "windows": _windows, "wide": _wide}
+_COLUMNS: dict[str, Callable[[Generator, int], Columns]] = {
+    "pit": _pit,
+    "windows": _windows,
+    "wide": _wide,
+    "recent": _recent,
+}

@@ -1,4 +1,4 @@
-"""What an expert would write by hand in DuckDB SQL and LMDB for the same work, over the same files.
+"""What an expert would write by hand in DuckDB SQL, LMDB and Redis for the same work, over the same files.
 
 Answers are not put in the order of the labels, which is work that ours does and these are spared.
 """
@@ -13,10 +13,12 @@ import lmdb
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from redis import Redis
 
 from benchmarks.child import Stopwatch
 
 COMMIT = 10_000
+PIPELINE = 1_000
 
 
 def asof(features: str, labels: str, answer: str, columns: Sequence[str], ttl: int) -> Stopwatch:
@@ -99,4 +101,18 @@ def lmdb_puts(features: str, columns: Sequence[str], folder: str) -> Stopwatch:
                 for key, row in zip(keys, zip(*values, strict=True), strict=True):
                     transaction.put(b"%d" % key, msgspec.msgpack.encode(row))
         environment.close()
+    return watch
+
+
+def redis_sets(features: str, columns: Sequence[str], redis: int) -> Stopwatch:
+    """Read rows, encode each and set it under its key, a pipeline of a thousand at a time."""
+    client = Redis(port=redis)
+    with Stopwatch() as watch:
+        for batch in pq.ParquetFile(features).iter_batches(PIPELINE, columns=["id", *columns]):
+            keys, *values = (column.to_pylist() for column in batch.columns)
+            pipeline = client.pipeline(transaction=False)
+            for key, row in zip(keys, zip(*values, strict=True), strict=True):
+                pipeline.set(b"bare:%d" % key, msgspec.msgpack.encode(row))
+            pipeline.execute()
+    client.close()
     return watch

@@ -35,6 +35,8 @@ class Options:
         Seconds after which a peer is stopped.
     large
         Whether to add the join of 100 M rows.
+    minutes
+        How long a soak takes.
     """
 
     folder: Path
@@ -44,6 +46,7 @@ class Options:
     repeat: int = 3
     timeout: float = 600.0
     large: bool = False
+    minutes: float = 10.0
 
     def scaled(self, number: int) -> int:
         """Return a count of scale 1 at this scale."""

@@ -16,16 +16,26 @@ import featurestore.offline
 from benchmarks.child import Stopwatch
 from benchmarks.data import SPAN, START, WIDE
 from featurestore import Aggregation, Entity, FeatureStore, FeatureView, Field, FileSource
-from featurestore.config import Config
+from featurestore.config import CONFIG_FILE
 from featurestore.types import Float64, Int64
 
 TTL = timedelta(days=10)
 WINDOWS = (timedelta(days=1), timedelta(days=7))
+VIEWS = 10
+RECENT = (timedelta(hours=1), *WINDOWS)
 
 
-def load(project: str, features: str, kind: str) -> Stopwatch:
-    """Make a project and bring its rows into the offline log, and the online store where its views are there."""
+def load(project: str, features: str, kind: str, redis: int | None = None) -> Stopwatch:
+    """Make a project and bring its rows into the offline log, and the online store where its views are there.
+
+    Parameters
+    ----------
+    redis
+        Port of the Redis that is the online store; by default LMDB is.
+    """
     Path(project).mkdir(parents=True)
+    online = "" if redis is None else f"online_store: redis://127.0.0.1:{redis}\n"
+    (Path(project) / CONFIG_FILE).write_text(f"project: bench\n{online}", encoding="utf-8")
     with closing(_store(project)) as store:
         store.apply(_views(kind, features))
         with Stopwatch() as watch:
@@ -62,7 +72,7 @@ def look_up(project: str, answer: str, ids: Sequence[int]) -> Stopwatch:
 
 
 def _store(project: str) -> FeatureStore:
-    return FeatureStore(config=Config(project="bench", repo_path=Path(project)))
+    return FeatureStore(project)
 
 
 def _views(kind: str, features: str) -> list[FeatureView]:
@@ -70,6 +80,12 @@ def _views(kind: str, features: str) -> list[FeatureView]:
     thing = [Entity("thing", join_keys=["id"], value_type=Int64)]
     if kind == "wide":
         return [FeatureView("wide", thing, [Field(name, Float64) for name in WIDE], source)]
+    if kind == "many":  # one log, read by ten views
+        schema = [Field(name, Float64) for name in WIDE]
+        return [FeatureView(f"wide{place}", thing, schema, source) for place in range(VIEWS)]
+    if kind == "recent":
+        schema = [Field("amount", Float64)]
+        return [FeatureView("recent", thing, schema, source, aggregations=recent_aggregations())]
     if kind == "windows":
         schema = [Field("exact", Float64), Field("cents", Float64)]
         return [
@@ -83,6 +99,15 @@ def _views(kind: str, features: str) -> list[FeatureView]:
         for days in range(1, 11)
     ]
     return [newest, *aged]
+
+
+def recent_aggregations() -> list[Aggregation]:
+    """Return 3 windows x 5 aggregates."""
+    return [
+        Aggregation("amount", function, window, name=f"{function}_{window // timedelta(hours=1)}h")
+        for window in RECENT
+        for function in ("count", "sum", "mean", "min", "max")
+    ]
 
 
 def _aggregations(column: str) -> list[Aggregation]:

@@ -55,9 +55,13 @@ class Outcome:
     failure: str = ""
     at_least: float = 0.0
     """Seconds that the work takes at the least: those measured, or those after which the process was stopped."""
+    figures: dict[str, float] = field(default_factory=dict)
+    """What else the best run measured."""
 
-    def add(self, seconds: float, peak: int) -> None:
+    def add(self, seconds: float, peak: int, figures: Mapping[str, float] | None = None) -> None:
         """Take one more run in."""
+        if self.seconds is None or seconds < self.seconds:
+            self.figures = dict(figures or {})
         self.seconds = self.at_least = min(seconds, self.seconds or seconds)
         self.peak = max(peak, self.peak or 0)
 
@@ -119,7 +123,7 @@ def _run(contestant: Contestant, outcome: Outcome) -> None:
             outcome.failure = f"failed: {said[-1] if said else f'exit code {process.returncode}'}"
         else:
             read = json.loads(result.read_text(encoding="ascii"))
-            outcome.add(read["seconds"], read["peak"])
+            outcome.add(read["seconds"], read["peak"], read["figures"])
 
 
 def _watch(process: subprocess.Popen[bytes], timeout: float) -> str:
