@@ -28,6 +28,7 @@ __all__ = ["Lookup", "OnlineResponse", "Receipt", "Steps"]
 Steps = Generator[Sequence[bytes], list[bytes | None], "OnlineResponse"]
 """Yields keys to read together, is sent their values, and returns the response."""
 
+_Maybe = OnlineResponse | None
 Loading = Generator[Sequence[bytes], list[bytes | None], bool]
 
 
@@ -79,6 +80,7 @@ class Lookup:
             self._places.update({(read.name, names[feature]): (place, order) for order, feature in enumerate(features)})
             keys = tuple(field.name for field in read.keys)
             self._uses.append(_Use(read.name, view, feature_fingerprint(read.view), keys, features, cut))
+        self._is_plain = len(self._uses) == 1 and self._uses[0].cut is None and self._uses[0].view.layout is None
         self._shape = Shape(request, [self._asked(column) for column in request.columns])
 
     def _asked(self, column: Column) -> Asked:
@@ -126,6 +128,10 @@ class Lookup:
         All keys of a step are read at once, marks last; there is a second step only where it cannot be helped.
         """
         rows = self._rows.read(entity_rows)
+        if self._is_plain:
+            response = yield from self._plain(rows, now)
+            if response is not None:
+                return response
         while True:
             work = _Work(self._uses, self._marks, self._ready, rows, now)
             if (yield from work.load()) and (yield from work.settle()):
@@ -133,6 +139,24 @@ class Lookup:
         views = work.evaluate()
         derived = self._on_demand([view.columns for view in views], rows) if self.request.on_demand else {}
         return OnlineResponse(self._shape, rows, views, derived, work.times)
+
+    def _plain(self, rows: EntityColumns, now: int) -> Generator[Sequence[bytes], list[bytes | None], _Maybe]:
+        """Answer from one state view, as most lookups are; nothing where rows are newer than the reader's clock."""
+        use = self._uses[0]
+        times = [now] * rows.n
+        entities, places = _entities(use, rows)
+        reading = StateReading(use.view, entities, use.features)
+        keys = reading.keys(Times(places, times, now))
+        *values, mark = yield [*keys, *self._marks]
+        if mark is None:
+            _require(self._ready, [mark])
+        reading.load(keys, values, None)
+        if not reading.settled(now):
+            return None
+        columns = reading.evaluate(Times(places, times, now))
+        views = [Answered(use.name, use.fingerprint, None, columns)]
+        derived = self._on_demand([columns], rows) if self.request.on_demand else {}
+        return OnlineResponse(self._shape, rows, views, derived, times)
 
     def _on_demand(self, answers: Sequence[ViewColumns], rows: EntityColumns) -> dict[tuple[str, str], Answer]:
         derived = {}
@@ -162,6 +186,27 @@ def _needed(request: Request, read: Read) -> tuple[int, ...]:
     return tuple(places[name] for name in dict.fromkeys(wanted))
 
 
+def _entities(use: _Use, rows: EntityColumns) -> tuple[list[bytes | None], Sequence[int]]:
+    """Return the distinct entity keys that a view is read for, and the place of each row's among them."""
+    entities = use.view.entity_keys.columns([rows.typed[name] for name in use.names], rows.n)
+    if rows.n > 1:
+        distinct = dict.fromkeys(entities)
+        if len(distinct) < rows.n:
+            known = {entity: place for place, entity in enumerate(distinct)}
+            return list(distinct), [known[entity] for entity in entities]
+    return entities, range(rows.n)
+
+
+def _require(views: Sequence[str], marks: Sequence[bytes | None]) -> None:
+    """Raise where the mark is missing that a view has been filled."""
+    for view, mark in zip(views, marks, strict=False):
+        if mark is None:
+            raise NotReadyError(
+                f"the online store holds no state of view {view!r} yet; run featurestore materialize, or stream or "
+                "push rows to it"
+            )
+
+
 class _Work:
     """What one answer reads: for each use of a view a reading, and each row's place in it.
 
@@ -183,14 +228,7 @@ class _Work:
         self._times: list[Times] = []
         self.times = [now] * rows.n
         for use in uses:
-            entities = use.view.entity_keys.columns([rows.typed[name] for name in use.names], rows.n)
-            places: Sequence[int] = range(rows.n)
-            if rows.n > 1:
-                distinct = dict.fromkeys(entities)
-                if len(distinct) < rows.n:
-                    known = {entity: place for place, entity in enumerate(distinct)}
-                    places = [known[entity] for entity in entities]
-                    entities = list(distinct)
+            entities, places = _entities(use, rows)
             self._readings.append(open_reading(use.view, entities, use.features))
             self._times.append(Times(places, self.times, now))
 
@@ -209,7 +247,7 @@ class _Work:
             read = (yield keys) if keys else []
             marks = read[len(read) - len(self._marks) :]
             if None in marks:
-                self._require(marks)
+                _require(self._ready, marks)
             if self._read_marks is not None and marks != self._read_marks:
                 return False
             self._read_marks = marks
@@ -217,14 +255,6 @@ class _Work:
             for use, reading, named in zip(self._uses, self._readings, wanted, strict=True):
                 reading.load(named, read[start : start + len(named)], self._cut(use))
                 start += len(named)
-
-    def _require(self, marks: Sequence[bytes | None]) -> None:
-        for view, mark in zip(self._ready, marks, strict=False):
-            if mark is None:
-                raise NotReadyError(
-                    f"the online store holds no state of view {view!r} yet; run featurestore materialize, or stream or "
-                    "push rows to it"
-                )
 
     def settle(self) -> Loading:
         """Move each row's time until all its views count whole there, with what they need loaded for it.

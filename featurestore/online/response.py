@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from featurestore.clock import from_micros
 from featurestore.errors import MissingExtraError
 from featurestore.online.reading import Lazily, ViewColumns
-from featurestore.online.response_json import encode, encode_response
+from featurestore.online.response_json import PLAIN, encode, encode_response
 from featurestore.semantics.rows import Result, Status
 from featurestore.types import ValueType, to_python
 
@@ -101,6 +101,28 @@ class Asked(NamedTuple):
     dtype: ValueType
 
 
+class Run(NamedTuple):
+    """Columns that follow one another in a response, and are of one view and in a row there too.
+
+    Attributes
+    ----------
+    view
+        The place of the view; None for a column of an on-demand view, which is by itself.
+    start, end
+        The places of the first and past the last of the view's answers.
+    first
+        The place of the first in the response.
+    is_plain
+        Whether all values are numbers or bools, which JSON shows as the store holds them.
+    """
+
+    view: int | None
+    start: int
+    end: int
+    first: int
+    is_plain: bool
+
+
 class Shape:
     """What all answers to a request have in common.
 
@@ -108,6 +130,8 @@ class Shape:
     ----------
     columns
         The features in the order asked for.
+    runs
+        The same, put together as far as they can be shown together.
     """
 
     def __init__(self, request: Request, columns: Sequence[Asked]) -> None:
@@ -116,6 +140,23 @@ class Shape:
         self.times = tuple(request.times.items())
         self.keys = [(name, field.dtype) for name, field in request.join_keys.items()]
         self.names = encode([*request.join_keys, *(column.name for column in columns)])
+        self.runs: list[Run] = []
+        for order, column in enumerate(columns):
+            is_plain = column.dtype.kind in PLAIN
+            last = self.runs[-1] if self.runs else None
+            if (
+                last is not None
+                and last[0] is not None
+                and (last.view, last.end, last.is_plain)
+                == (
+                    column.view,
+                    column.place,
+                    is_plain,
+                )
+            ):
+                self.runs[-1] = last._replace(end=last.end + 1)
+            else:
+                self.runs.append(Run(column.view, column.place, column.place + 1, order, is_plain))
 
 
 class OnlineResponse:
@@ -236,22 +277,20 @@ class OnlineResponse:
         none: of join keys, and where nothing was found. That of a window or an on-demand feature is the time of the
         evaluation.
         """
-        return encode_response(self, self._shape.names, receipts=receipts)
+        return encode_response(self, self._shape, receipts=receipts)
 
     def typed_keys(self) -> Iterator[tuple[Sequence[Any], ValueType]]:
         """Yield the join keys as the store holds them, with their types."""
         for name, dtype in self._shape.keys:
             yield self._rows.typed[name], dtype
 
-    def typed_columns(self) -> Iterator[tuple[Sequence[Any], Sequence[Status], ValueType, int | None]]:
-        """Yield each feature's values and statuses, its type and the place of its view (None: on-demand)."""
-        for _, view, place, feature, dtype in self._shape.columns:
-            if view is None:
-                values, statuses = self._derived[feature]
-            else:
-                columns = self.views[view].columns
-                values, statuses = columns.values[place], columns.statuses[place]
-            yield values, statuses, dtype, view
+    def columns_of(self, run: Run) -> tuple[Sequence[Sequence[Any]], Sequence[Sequence[Status]]]:
+        """Return values and statuses of some columns, as the store holds them."""
+        if run.view is None:
+            values, statuses = self._answer(self._shape.columns[run.first])
+            return [values], [statuses]
+        columns = self.views[run.view].columns
+        return columns.values[run.start : run.end], columns.statuses[run.start : run.end]
 
     def to_arrow(self) -> pa.Table:
         """Return join keys and features as an Arrow table of the declared types."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -15,80 +15,86 @@ from featurestore.semantics.rows import Status
 from featurestore.types import ValueType, to_python
 
 if TYPE_CHECKING:
-    from featurestore.online.response import OnlineResponse
+    from featurestore.online.response import OnlineResponse, Shape
 
 encode = msgspec.json.Encoder().encode
 _STATUSES = {status: b'"%b"' % status.name.encode() for status in Status}
 _EPOCH = b'"1970-01-01T00:00:00Z"'
+_FLOATS = {"float32", "float64"}
 _MANY = 8
 """From how many times on an array is quicker."""
 
 _YEARS_1_TO_9999 = -62_135_596_800_000_000, 253_402_300_799_999_999
 
-
-class _Column(msgspec.Struct):
-    """What the answer holds of a column."""
-
-    values: Sequence[Any]
-    statuses: msgspec.Raw
-    event_timestamps: msgspec.Raw
+PLAIN = {"bool", "int32", "int64", "float32", "float64"}
+"""Types whose values JSON shows as the store holds them, with nothing in them that could be taken for a bracket."""
 
 
-def encode_response(response: OnlineResponse, names: bytes, *, receipts: bool) -> bytes:
-    """Return a response as JSON: see `OnlineResponse.to_json`.
-
-    Parameters
-    ----------
-    names
-        The names of all columns, join keys first, encoded.
-    """
+def encode_response(response: OnlineResponse, shape: Shape, *, receipts: bool) -> bytes:
+    """Return a response as JSON: see `OnlineResponse.to_json`."""
     n = len(response.evaluated_at)
     present, epochs = _repeated(_STATUSES[Status.PRESENT], n), _repeated(_EPOCH, n)
-    columns = [_Column(_shown(values, dtype), present, epochs) for values, dtype in response.typed_keys()]
+    results = [_column(_shown(values, dtype), _rest(present, epochs)) for values, dtype in response.typed_keys()]
     stamps = [_event_timestamps(view.columns.event_timestamps, epochs) for view in response.views]
-    evaluated: msgspec.Raw | None = None
-    encoded: dict[int, msgspec.Raw] = {}
-    floats = []
-    for values, statuses, dtype, view in response.typed_columns():
-        status = encoded.get(id(statuses))
-        if status is None:
-            status = encoded[id(statuses)] = _encode_statuses(statuses, present)
-        happened = stamps[view] if view is not None else None
+    evaluated: bytes | None = None
+    for run in shape.runs:
+        happened = stamps[run.view] if run.view is not None else None
         if happened is None:
             happened = evaluated = evaluated or _times(response.evaluated_at)
-        if dtype.kind in _HELD_AS_SHOWN:
-            column = _Column(values, status, happened)
+        values, statuses = response.columns_of(run)
+        if statuses.count(statuses[0]) == len(statuses):
+            rest = _rest(_encode_statuses(statuses[0], present), happened)
+            if run.is_plain and (n < _MANY or _are_finite(values)):
+                together = _together(values, rest) if n < _MANY else [_column(column, rest) for column in values]
+                if together:
+                    results += together
+                    continue
+            rests = [rest] * len(statuses)
         else:
-            column = _Column(_shown(values, dtype), status, happened)
-        columns.append(column)
-        if dtype.kind in _FLOATS:
-            floats.append(column)
-    if not _are_finite(floats):
-        for column in floats:
-            column.values = [_finite(value) for value in column.values]
+            rests = [_rest(_encode_statuses(column, present), happened) for column in statuses]
+        asked = shape.columns[run.first : run.first + len(rests)]
+        results += [
+            _column(_shown(column, each.dtype), rest) for column, each, rest in zip(values, asked, rests, strict=True)
+        ]
     told = b',"receipts":' + _receipts(response) if receipts else b""
-    return b'{"metadata":{"feature_names":%b%b},"results":%b}' % (names, told, encode(columns))
+    return b'{"metadata":{"feature_names":%b%b},"results":[%b]}' % (shape.names, told, b",".join(results))
 
 
-_FLOATS = {"float32", "float64"}
-_HELD_AS_SHOWN = {"bool", "int32", "int64", "float32", "float64", "string", "bytes"}
+def _rest(statuses: bytes, event_timestamps: bytes) -> bytes:
+    """Return what follows the values of a column."""
+    return b',"statuses":%b,"event_timestamps":%b}' % (statuses, event_timestamps)
+
+
+def _column(values: Sequence[Any], rest: bytes) -> bytes:
+    return b'{"values":%b%b' % (encode(values), rest)
+
+
+def _together(columns: Sequence[Sequence[Any]], rest: bytes) -> list[bytes]:
+    """Return columns of plain values that have all but these in common; nothing where some value may be no number."""
+    data = encode(columns)
+    if b"null" in data:  # as which infinities and what is no number are encoded too
+        return []
+    rest = b"]" + rest
+    return [b'{"values":[%b%b' % (data[2:-2].replace(b"],[", rest + b',{"values":['), rest)]
+
+
+def _are_finite(columns: Sequence[Sequence[Any]]) -> bool:
+    """Return whether, for sure, all values are finite numbers; False needs no reason."""
+    try:
+        return math.isfinite(sum(map(sum, columns)))
+    except TypeError:  # there is a null
+        return False
 
 
 def _shown(values: Sequence[Any], dtype: ValueType) -> Sequence[Any]:
-    """Return values as JSON shows them, scalar floats as they are held."""
+    """Return values as JSON shows them."""
     if dtype.kind == "timestamp" or dtype.item == "timestamp":
         return [to_python(value, dtype) for value in values]
     if dtype.item in _FLOATS:
         return [None if value is None else [_finite(item) for item in value] for value in values]
+    if dtype.kind in _FLOATS:
+        return [_finite(value) for value in values]
     return values
-
-
-def _are_finite(columns: Iterable[_Column]) -> bool:
-    """Return whether, for sure, all values are finite numbers, or null; False needs no reason."""
-    try:
-        return math.isfinite(sum([sum(column.values) for column in columns]))
-    except TypeError:  # there is a null
-        return math.isfinite(sum([sum(filter(None, column.values)) for column in columns]))
 
 
 def _finite(value: float | None) -> float | str | None:
@@ -101,17 +107,17 @@ def _finite(value: float | None) -> float | str | None:
 
 
 @lru_cache(maxsize=256)
-def _repeated(item: bytes, n: int) -> msgspec.Raw:
-    return msgspec.Raw(b"[%b]" % b",".join([item] * n))
+def _repeated(item: bytes, n: int) -> bytes:
+    return b"[%b]" % b",".join([item] * n)
 
 
-def _encode_statuses(statuses: Sequence[Status], present: msgspec.Raw) -> msgspec.Raw:
+def _encode_statuses(statuses: Sequence[Status], present: bytes) -> bytes:
     if statuses.count(Status.PRESENT) == len(statuses):
         return present
-    return msgspec.Raw(b"[%b]" % b",".join([_STATUSES[status] for status in statuses]))
+    return b"[%b]" % b",".join([_STATUSES[status] for status in statuses])
 
 
-def _event_timestamps(times: Sequence[int | None] | None, epochs: msgspec.Raw) -> msgspec.Raw | None:
+def _event_timestamps(times: Sequence[int | None] | None, epochs: bytes) -> bytes | None:
     """Return a view's event timestamps, encoded; None for a view that has none."""
     if times is None:
         return None
@@ -121,12 +127,12 @@ def _event_timestamps(times: Sequence[int | None] | None, epochs: msgspec.Raw) -
     return _times(known) if any(known) else epochs
 
 
-def _times(times: Sequence[int]) -> msgspec.Raw:
+def _times(times: Sequence[int]) -> bytes:
     first, last = _YEARS_1_TO_9999
     if len(times) < _MANY or min(times) < first or max(times) > last:
-        return msgspec.Raw(encode([from_micros(time) for time in times]))
+        return encode([from_micros(time) for time in times])
     naive = encode(np.array(times, dtype=np.int64).view("M8[us]").tolist())
-    return msgspec.Raw(naive[:-2].replace(b'",', b'Z",') + b'Z"]')
+    return naive[:-2].replace(b'",', b'Z",') + b'Z"]'
 
 
 def _receipts(response: OnlineResponse) -> bytes:

@@ -14,6 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.servers.api import running_api
+
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -52,10 +54,14 @@ def test_the_commands_for_own_data_run_in_their_order(project: Path) -> None:
     for line in lines[1:]:
         if line.startswith("cd "):
             folder /= line.removeprefix("cd ")
+        elif line == "featurestore serve":
+            with running_api(folder) as api:
+                said["serve"] = api.http.get("/docs").text
         else:
             said[line.split()[1]] = run(line, folder)
     assert "no mismatch" in said["verify"]
     assert "PRESENT" in said["lookup"]
+    assert "online lookups" in said["serve"]
     assert pq.read_table(folder / "training.parquet").num_rows > 0
 
     # The Python that follows, in the same project.
