@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ReadOnlyError
 
 from featurestore.errors import NotReadyError, OnlineStoreError
 from featurestore.online.redis_errors import WireError
@@ -205,7 +205,7 @@ class Health:
         try:
             self._generations.end()
         except WireError as error:
-            if isinstance(error.cause, NoPermissionError):  # who may only read leaves it to writers
+            if isinstance(error.cause, (NoPermissionError, ReadOnlyError)):  # who may only read leaves it to writers
                 return True
             raise
         self._one(b"HSET", key, run, count)  # not before that is done
@@ -214,7 +214,7 @@ class Health:
     def _one(self, *command: bytes | int) -> Any:
         """Return the reply to a command on a key in part 0."""
         (reply,) = self._transport.run([Request(0, command)])
-        if isinstance(reply, NoPermissionError) and command[0] == b"HSETNX":
+        if isinstance(reply, ReadOnlyError) or (isinstance(reply, NoPermissionError) and command[0] == b"HSETNX"):
             return None
         return _checked(self._transport, reply)
 

@@ -22,6 +22,7 @@ from featurestore.config import Config
 from featurestore.definitions import Entity, FeatureView, Field, FileSource
 from featurestore.errors import NotReadyError, OnlineStoreError, StoreUnavailableError
 from featurestore.online import redis as redis_module
+from featurestore.online import redis_health
 from featurestore.online.redis_errors import WireError
 from featurestore.online.redis_health import Request
 from featurestore.online.redis_keys import EVICTIONS, GENERATION
@@ -152,7 +153,9 @@ def test_a_server_that_is_full_takes_the_rest_once_it_has_room(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_replica_is_refused_until_it_takes_over_and_catches_up_then(open_store: Open, kind: str) -> None:
+def test_a_replica_is_refused_until_it_takes_over_and_catches_up_then(
+    open_store: Open, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A failover that loses writes: the replica was cut off before the last ones."""
     with running_redis(kind) as primary, running_redis(kind) as replica, running_proxy(primary.port) as address:
         store = open_store(f"redis://127.0.0.1:{address.port}")
@@ -175,6 +178,7 @@ def test_a_replica_is_refused_until_it_takes_over_and_catches_up_then(open_store
             primary.stop()
             address.target = replica.port
             address.drop()
+            monkeypatch.setattr(redis_health, "_EVERY", 0.0)  # a replica too is asked whether it evicted keys
             assert served(store) == served_in_loop(store) == EVERYTHING  # as of then: old, and not wrong
             fails_in_time(lambda: store.push("pushed", [pushed(3, 1.0)]), "is a replica and takes no writes")
             client.execute_command("REPLICAOF", "NO", "ONE")
@@ -233,9 +237,26 @@ def test_a_server_restored_to_before_a_job_is_brought_level_by_the_next(
     assert served(store) == expected
 
 
+def test_what_a_lost_job_deleted_is_deleted_by_the_next(open_store: Open, server: RedisServer, tmp_path: Path) -> None:
+    store = open_store(server.url)
+    load(store)
+    with server.client() as client:
+        client.save()
+    shutil.copy(server.folder / "dump.rdb", server.folder / "old")
+    write_batch(tmp_path, [11.0])
+    store.materialize(0, NOW)
+    expected = {**EVERYTHING, "loaded__x": [11.0, None], "both__sum_x_all": [11.5, None]}
+    assert served(store) == expected
+    server.stop()
+    shutil.copy(server.folder / "old", server.folder / "dump.rdb")
+    server.start()
+    store.materialize(NOW - HOUR, NOW)
+    assert served(store) == expected
+
+
 def write_batch(folder: Path, values: list[float]) -> None:
-    times = pa.array([NOW - DAY, NOW - 2 * DAY], pa.timestamp("us"))
-    pq.write_table(pa.table({"driver": [1, 2], "ts": times, "x": values}), folder / "b.parquet")
+    times = pa.array([NOW - DAY, NOW - 2 * DAY][: len(values)], pa.timestamp("us"))
+    pq.write_table(pa.table({"driver": [1, 2][: len(values)], "ts": times, "x": values}), folder / "b.parquet")
 
 
 def test_values_of_a_newer_version_are_neither_served_nor_touched(open_store: Open, server: RedisServer) -> None:
