@@ -13,12 +13,16 @@ from featurestore.errors import FeatureStoreError
 from featurestore.serving.http import JSON, DisconnectedError, Receive, Scope, Send, respond
 from featurestore.serving.metrics import BOUNDS, Cell, observe
 from featurestore.serving.parts import Store
-from featurestore.serving.problems import Problem, unavailable
+from featurestore.serving.problems import Headers, Problem, unavailable
 from featurestore.serving.routes import LOOKUP_PATH, PATHS, make_routes
 from featurestore.serving.service import Service
 from featurestore.serving.settings import ServeSettings
 
-_OK = [JSON]
+Client = tuple[str, int] | None
+Answer = tuple[int, Headers, bytes]
+"""Status, headers but for those of the body, and the body: JSON."""
+
+_NONE: Headers = []
 _ONLY_POST = f"{LOOKUP_PATH} takes POST"
 _SWITCH_SECONDS = 0.0005
 _GONE = 499
@@ -79,31 +83,52 @@ class Api:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _look_up(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        try:
+            if scope["method"] != "POST":
+                raise Problem(405, _ONLY_POST, headers=[(b"allow", b"POST")])  # noqa: TRY301  (no call on the way of most)
+            if self.service.access.required:
+                await self.service.access.admit(scope["headers"], "read")
+            body = await self.service.bodies.read(receive, scope["headers"])
+        except DisconnectedError:
+            self._count("lookup", "-", _GONE, 0.0, client, scope["method"])
+            return
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (answered, and if a bug, logged)
+            status, headers, answer = self.refuse(error, client, scope["method"])
+        else:
+            status, headers, answer = await self._answer(body, client)
+        await respond(send, status, answer, [JSON, *headers])
+
+    async def answer_lookup(self, headers: Headers, body: bytes, client: Client) -> Answer:
+        """Answer a lookup whose body is whole; status, headers but for those of the body, and the JSON."""
+        if self.service.access.required:
+            try:
+                await self.service.access.admit(headers, "read")
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (answered, and if a bug, logged)
+                return self.refuse(error, client, "POST")
+        return await self._answer(body, client)
+
+    async def _answer(self, body: bytes, client: Client) -> Answer:
+        """Answer a lookup; whatever goes wrong is an answer too."""
         started = time.perf_counter()
         self._in_flight[0] += 1
-        status, service, headers, body, answer = 200, "-", _OK, b"", b""
+        status, service, headers = 200, "-", _NONE
         try:
-            try:
-                if scope["method"] != "POST":
-                    raise Problem(405, _ONLY_POST, headers=[(b"allow", b"POST")])  # noqa: TRY301  (no call on the way of most)
-                if self.service.access.required:
-                    await self.service.access.admit(scope["headers"], "read")
-                body = await self.service.bodies.read(receive, scope["headers"])
-                started = time.perf_counter()
-                answer, service = await self._answer(body)
-            except (Problem, FeatureStoreError) as error:
-                status, headers, answer = self._explain(error)
-            except DisconnectedError:
-                status = _GONE
-                return
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (answered, and if a bug, logged)
-                status, headers, answer = self._explain(error)
-            await respond(send, status, answer, headers)
-        finally:
-            self._in_flight[0] -= 1
-            self._count(scope, ("lookup", service, status), time.perf_counter() - started, body, answer)
+            answer, service = await self._look_up_values(body)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (answered, and if a bug, logged)
+            problem = self.service.explain(error)
+            status, headers, answer = problem.status, problem.headers, problem.body()
+        self._in_flight[0] -= 1
+        self._count("lookup", service, status, time.perf_counter() - started, client, "POST", asked=body, answer=answer)
+        return status, headers, answer
 
-    async def _answer(self, body: bytes) -> tuple[bytes, str]:
+    def refuse(self, error: BaseException, client: Client, method: str = "POST") -> Answer:
+        """Return the answer to a lookup that was refused before it was read."""
+        problem = self.service.explain(error)
+        self._count("lookup", "-", problem.status, 0.0, client, method)
+        return problem.status, problem.headers, problem.body()
+
+    async def _look_up_values(self, body: bytes) -> tuple[bytes, str]:
         if self.service.closed is not None:
             raise self.service.closed
         if self._lookups >= self.settings.limit_requests:
@@ -114,10 +139,6 @@ class Api:
             return await self.service.lookups.answer(body)
         finally:
             self._lookups -= 1
-
-    def _explain(self, error: BaseException) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
-        problem = self.service.explain(error)
-        return problem.status, [JSON, *problem.headers], problem.body()
 
     async def _route(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
@@ -135,24 +156,40 @@ class Api:
         finally:
             self._in_flight[0] -= 1
             route = PATHS.get(scope["path"], "other")
-            self._count(scope, (route, "-", status), time.perf_counter() - started)
+            self._count(
+                route,
+                "-",
+                status,
+                time.perf_counter() - started,
+                scope.get("client"),
+                scope["method"],
+                path=scope["path"],
+            )
 
-    def _count(
-        self, scope: Scope, key: tuple[str, str, int], seconds: float, asked: bytes = b"", answer: bytes = b""
+    def _count(  # noqa: PLR0917
+        self,
+        route: str,
+        service: str,
+        status: int,
+        seconds: float,
+        client: Client,
+        method: str,
+        *,
+        path: str = LOOKUP_PATH,
+        asked: bytes = b"",
+        answer: bytes = b"",
     ) -> None:
-        cells = self._cells.get(key)
+        cells = self._cells.get((route, service, status))
         if cells is None:
-            route, service, status = key
             metrics = self.service.metrics
-            cells = self._cells[key] = (
+            cells = self._cells[route, service, status] = (
                 metrics.cell("featurestore_requests", route, str(status)),
                 metrics.cell("featurestore_request_seconds", route, service),
             )
         cells[0][0] += 1
         observe(cells[1], BOUNDS, seconds)
         if self._is_logging:
-            client = (scope.get("client") or ("-",))[0]
-            self.service.log.add(client, scope["method"], scope["path"], key[2], seconds, asked, answer)
+            self.service.log.add((client or ("-",))[0], method, path, status, seconds, asked, answer)
 
 
 def _settle_down() -> None:

@@ -68,9 +68,7 @@ class Bodies:
                 raise
             self._late.discard(task)
             task.uncancel()
-            raise Problem(
-                408, f"the body was not whole after {BODY_SECONDS:g} s; try again", headers=[(b"connection", b"close")]
-            ) from None
+            raise late_body() from None
         finally:
             del self._since[task]
         if len(body) > self._limit:
@@ -109,6 +107,13 @@ async def _discard(receive: Receive) -> None:
                 pass
             if message["type"] == "http.disconnect":
                 raise DisconnectedError
+
+
+def late_body() -> Problem:
+    """Return the problem of a body that took too long."""
+    return Problem(
+        408, f"the body was not whole after {BODY_SECONDS:g} s; try again", headers=[(b"connection", b"close")]
+    )
 
 
 def too_large(limit: int) -> Problem:

@@ -17,6 +17,7 @@ from uvicorn.supervisors import Multiprocess
 
 from featurestore.errors import ConfigError, RegistryError
 from featurestore.serving.app import Api
+from featurestore.serving.protocol import LookupProtocol
 from featurestore.serving.settings import ServeSettings
 
 LOG = logging.getLogger("featurestore.serving")
@@ -155,7 +156,7 @@ def _config(app: Any, settings: ServeSettings, *, factory: bool = False) -> uvic
         app,
         factory=factory,
         workers=settings.workers,
-        http="httptools",
+        http=LookupProtocol,
         ws="none",
         loop="uvloop",
         lifespan="on",
