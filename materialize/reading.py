@@ -13,7 +13,7 @@ from featurestore.errors import SourceError
 from featurestore.materialize.folder import DoneChunk, JobFolder
 from featurestore.materialize.letters import RejectedFile
 from featurestore.materialize.rows import RowReader
-from featurestore.materialize.spool import RowSpool
+from featurestore.materialize.spool import RowSpool, new_file
 from featurestore.semantics.windows import DAY, floor_to
 
 MOST_CHUNKS = 64
@@ -109,7 +109,7 @@ class Reading:
         with self.folder.new(f"chunk-{len(before):05d}") as path:
             path.mkdir()
             with (
-                pq.ParquetWriter(path / "rows.parquet", self.spool.schema) as writer,
+                new_file(path / "rows.parquet", self.spool.schema) as writer,
                 RejectedFile(path / "rejected.parquet") as rejected,
             ):
                 for table in reader.tables(start, end, timeless=not before):

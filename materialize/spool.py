@@ -66,13 +66,19 @@ class RowSpool:
         path
             The file to write; beside it as much again is needed to sort the rows.
         """
-        with pq.ParquetWriter(path, self._stored) as writer:
+        with new_file(path, self._stored) as writer:
             for batch in ranked(files, self._names, self._order, path.parent):
                 writer.write_batch(_positioned(batch, self._stored, job), row_group_size=_GROUP_ROWS)
 
     def rows(self, path: Path) -> ds.Dataset:
         """Return ranked rows, in the log's columns."""
         return ds.dataset(path, schema=self._stored)
+
+
+def new_file(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Return what writes a file that is read once: numbers without dictionaries, and no statistics."""
+    text = [field.name for field in schema if pa.types.is_string(field.type) or pa.types.is_binary(field.type)]
+    return pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=text, write_statistics=False)
 
 
 def _positioned(batch: pa.RecordBatch, stored: pa.Schema, job: int) -> pa.RecordBatch:

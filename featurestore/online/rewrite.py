@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +75,18 @@ class Rewriter:
         return count
 
     def _write(self, found: Iterable[Sequence[SectionWrite]]) -> int:
+        """Merge writes, one portion in a thread while the next is made; so no more than two are held."""
         count = 0
         waiting: list[SectionWrite] = []
-        for writes in found:
-            waiting += writes
-            while len(waiting) >= self._at_once:
-                part, waiting = waiting[: self._at_once], waiting[self._at_once :]
-                count += self._merge(part)
+        with ThreadPoolExecutor(1, "merge") as executor:
+            merging: Future[int] | None = None
+            for writes in found:
+                waiting += writes
+                while len(waiting) >= self._at_once:
+                    part, waiting = waiting[: self._at_once], waiting[self._at_once :]
+                    count += merging.result() if merging is not None else 0
+                    merging = executor.submit(self._merge, part)
+            count += merging.result() if merging is not None else 0
         return count + self._merge(waiting)
 
     def _merge(self, writes: Sequence[SectionWrite]) -> int:
