@@ -21,7 +21,7 @@ from featurestore.clock import Clock, SystemClock, delta_micros, to_micros
 from featurestore.config import Config, load_config
 from featurestore.definitions import BatchSource, FeatureService, FeatureView, FileStreamSource, Project, PushSource
 from featurestore.definitions.project import row_fingerprint
-from featurestore.definitions.resolve import FeatureRequest, resolve
+from featurestore.definitions.resolve import FeatureRequest, as_projection, resolve
 from featurestore.errors import FeatureNotFoundError, MissingExtraError, NotAppliedError, StaleApplyError
 from featurestore.online.contract import AsyncReader, OnlineStore
 from featurestore.online.lookup import Lookup, OnlineResponse
@@ -667,11 +667,11 @@ def user_name() -> str:
 
 
 def _request_key(features: FeatureRequest, full_feature_names: bool) -> Any:
-    if isinstance(features, (list, tuple)):
-        return tuple(features), full_feature_names
+    if isinstance(features, str):
+        return features, full_feature_names
     if isinstance(features, FeatureService):
         return features.name, features.projections, full_feature_names
-    return features if isinstance(features, str) else tuple(features), full_feature_names
+    return tuple([each if isinstance(each, str) else as_projection(each) for each in features]), full_feature_names
 
 
 def _totals(applier: Applier) -> tuple[int, int, int]:

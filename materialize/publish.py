@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from featurestore.definitions import FeatureView
 from featurestore.materialize.context import JobContext
-from featurestore.materialize.fill import fill
+from featurestore.materialize.fill import catch_up_jobs, fill
 from featurestore.materialize.lease import Lease
 from featurestore.offline.log import RowLog
 from featurestore.online.contract import MarkMovedError
@@ -108,17 +108,19 @@ class Publisher:
         return not online.view.is_lambda or (cut is not None and online.cut() == cut)
 
     def _rewrite(self, view: FeatureView, known: int | None, cut: int | None) -> None:
-        """Write the batch sections of the keys that changed, or of all where the store lacks earlier jobs."""
+        """Write the batch sections of the keys that changed; where the store lacks earlier jobs, of all keys."""
         online = self._context.online(view)
         assert online is not None  # noqa: S101  (the caller looked)
         version = self._log.version()
         mark = online.watermark(BATCH_WRITER)
-        behind = mark < self._job and mark != self._sequence_before
+        if mark < self._job and mark != self._sequence_before:
+            catch_up_jobs(self._log, online, cut, online.begin_filling())
+            return
         keys = self._keys
         if cut is not None and known is not None and cut > known:
             keys = _union(keys, self._log.batch_keys(known, cut, version))
         rows = self._log.sorted_rows(
-            keys=None if behind or (cut is not None and known is None) else keys,
+            keys=None if cut is not None and known is None else keys,
             writers=[BATCH_WRITER],
             horizon=online.horizon,
             batch_before=cut,

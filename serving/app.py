@@ -91,7 +91,7 @@ class Api:
                 await self.service.access.admit(scope["headers"], "read")
             body = await self.service.bodies.read(receive, scope["headers"])
         except DisconnectedError:
-            self._count("lookup", "-", _GONE, 0.0, client, scope["method"])
+            self._count("lookup", "-", _GONE, None, client, scope["method"])
             return
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (answered, and if a bug, logged)
             status, headers, answer = self.refuse(error, client, scope["method"])
@@ -99,14 +99,18 @@ class Api:
             status, headers, answer = await self._answer(body, client)
         await respond(send, status, answer, [JSON, *headers])
 
-    async def answer_lookup(self, headers: Headers, body: bytes, client: Client) -> Answer:
-        """Answer a lookup whose body is whole; status, headers but for those of the body, and the JSON."""
-        if self.service.access.required:
-            try:
-                await self.service.access.admit(headers, "read")
-            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (answered, and if a bug, logged)
-                return self.refuse(error, client, "POST")
+    def is_admitted(self, headers: Headers) -> bool:
+        """Return whether a lookup with these headers may be answered; False where that is to be found out."""
+        access = self.service.access
+        return not access.required or access.check(headers, "read") is None
+
+    async def answer_lookup(self, body: bytes, client: Client) -> Answer:
+        """Answer a lookup that is admitted; status, headers but for those of the body, and the JSON."""
         return await self._answer(body, client)
+
+    def count_gone(self, client: Client) -> None:
+        """Count a lookup whose client went away before it was whole."""
+        self._count("lookup", "-", _GONE, None, client, "POST")
 
     async def _answer(self, body: bytes, client: Client) -> Answer:
         """Answer a lookup; whatever goes wrong is an answer too."""
@@ -125,7 +129,7 @@ class Api:
     def refuse(self, error: BaseException, client: Client, method: str = "POST") -> Answer:
         """Return the answer to a lookup that was refused before it was read."""
         problem = self.service.explain(error)
-        self._count("lookup", "-", problem.status, 0.0, client, method)
+        self._count("lookup", "-", problem.status, None, client, method)
         return problem.status, problem.headers, problem.body()
 
     async def _look_up_values(self, body: bytes) -> tuple[bytes, str]:
@@ -171,7 +175,7 @@ class Api:
         route: str,
         service: str,
         status: int,
-        seconds: float,
+        seconds: float | None,
         client: Client,
         method: str,
         *,
@@ -187,9 +191,10 @@ class Api:
                 metrics.cell("featurestore_request_seconds", route, service),
             )
         cells[0][0] += 1
-        observe(cells[1], BOUNDS, seconds)
+        if seconds is not None:  # what was refused at the door says nothing of how long lookups take
+            observe(cells[1], BOUNDS, seconds)
         if self._is_logging:
-            self.service.log.add((client or ("-",))[0], method, path, status, seconds, asked, answer)
+            self.service.log.add((client or ("-",))[0], method, path, status, seconds or 0.0, asked, answer)
 
 
 def _settle_down() -> None:

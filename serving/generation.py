@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
 from featurestore.definitions.resolve import FeatureRequest, resolve
-from featurestore.errors import FeatureNotFoundError
+from featurestore.errors import FeatureNotFoundError, NotReadyError
 from featurestore.online.lookup import Lookup
 from featurestore.serving.parts import Store
 
@@ -42,7 +43,7 @@ class Prepared(NamedTuple):
 
 
 class Generation:
-    """What is served of one revision. Never changes but for what it prepares.
+    """What is served of one revision. Never changes but for what it prepares and `lost`.
 
     Parameters
     ----------
@@ -54,6 +55,12 @@ class Generation:
         What was served before, where some views' new state is not filled yet.
     waiting
         Names of those views: requests that need one of them are answered by `older`.
+
+    Attributes
+    ----------
+    lost
+        By name the views whose state lacks rows that it had, with the reason: until they are back, requests that need
+        one of them are refused. Each look sets it anew.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Generation:
         self.revision = revision
         self.older = older if waiting else None
         self.waiting = waiting
+        self.lost: Mapping[str, str] = {}
         self._lookups: dict[Wanted, Prepared] = {}
         self._lock = threading.Lock()
 
@@ -87,7 +95,17 @@ class Generation:
             Where a feature, view or service does not exist.
         DefinitionError
             Where two features would have one column name.
+        NotReadyError
+            Where the state of a view is one of the `lost`.
         """
+        prepared = self._known(wanted)
+        if self.lost:
+            for view in prepared.views:
+                if view in self.lost:
+                    raise NotReadyError(f"view {view!r} is not served: {self.lost[view]}")
+        return prepared
+
+    def _known(self, wanted: Wanted) -> Prepared:
         prepared = self._lookups.get(wanted)
         if prepared is None:
             prepared = self._prepare(wanted)
@@ -103,7 +121,7 @@ class Generation:
             asked = list(other._lookups)
         for wanted in asked:
             try:
-                self.prepare(wanted)
+                self._known(wanted)
             except FeatureNotFoundError:  # no longer there: whoever asks next is told
                 continue
 
@@ -112,7 +130,7 @@ class Generation:
         request = resolve(self.store.project, asked, full_feature_names=wanted.full_feature_names)
         if self.older is not None and any(view.name in self.waiting for view in request.views):
             with suppress(FeatureNotFoundError):  # new features: until they are filled they are not ready
-                return self.older.prepare(wanted)
+                return self.older._known(wanted)  # noqa: SLF001  (its own class)
         views = {view.name: self.store.online_view(view) for view in request.views}
         derived = {view.name for view in request.on_demand}
         return Prepared(

@@ -18,6 +18,7 @@ from featurestore.serving.routes import LOOKUP_PATH
 
 _PATH = LOOKUP_PATH.encode()
 _UNUSUAL = {b"content-encoding", b"expect", b"transfer-encoding", b"upgrade"}
+_MOST_HEAD = 64 << 10
 _JSON = b"content-type: application/json\r\ncontent-length: %d\r\n"
 
 
@@ -39,7 +40,10 @@ class _Exchange:
         return self
 
     def set(self) -> None:
-        """Ignore it."""
+        """Let go of what was sent: nobody waits for an answer."""
+        self.body = None
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class LookupProtocol(HttpToolsProtocol):
@@ -49,10 +53,17 @@ class LookupProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._api = self.app if isinstance(self.app, Api) else None
         self._exchange: _Exchange | None = None
+        self._head: int | None = 0
 
     def data_received(self, data: bytes) -> None:
-        """Parse; what has begun by then must be whole in time."""
+        """Parse; headers must be few, and what has begun by then must be whole in time."""
+        before = self._head
         super().data_received(data)
+        if self._head is not None:
+            self._head = len(data) if before is None else before + len(data)
+            if self._head > _MOST_HEAD and not self.transport.is_closing():
+                self.send_400_response("The headers are larger than 64 KB.")
+                return
         exchange = self._exchange
         if exchange is not None and exchange.timer is None:
             exchange.timer = self.loop.call_later(BODY_SECONDS, self._give_up, exchange)
@@ -63,8 +74,16 @@ class LookupProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self.headers = []
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of a request that will never be whole."""
+        if self._exchange is not None and self._api is not None:
+            self._api.count_gone(self.client)
+        self._exchange = None
+        super().connection_lost(exc)
+
     def on_headers_complete(self) -> None:
         """Choose the way."""
+        self._head = None
         if self._is_simple_lookup():
             self.cycle = self._exchange = _Exchange(keep_alive=self.parser.should_keep_alive())  # type: ignore[assignment]
             return
@@ -89,6 +108,7 @@ class LookupProtocol(HttpToolsProtocol):
             and int(size) <= self._api.settings.limit_body
             and self.parser.get_method() == b"POST"
             and self.parser.get_http_version() == "1.1"
+            and self._api.is_admitted(self.headers)
         )
 
     def on_body(self, body: bytes) -> None:
@@ -100,6 +120,7 @@ class LookupProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer a request that is whole."""
+        self._head = 0
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             super().on_message_complete()
@@ -107,13 +128,13 @@ class LookupProtocol(HttpToolsProtocol):
         if exchange.timer is not None:
             exchange.timer.cancel()
         if exchange.body is not None:
-            task = self.loop.create_task(self._answer(exchange, b"".join(exchange.body), self.headers))
+            task = self.loop.create_task(self._answer(exchange, b"".join(exchange.body)))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
 
-    async def _answer(self, exchange: _Exchange, body: bytes, headers: Headers) -> None:
+    async def _answer(self, exchange: _Exchange, body: bytes) -> None:
         assert self._api is not None  # noqa: S101  (else there is no exchange)
-        status, more, answer = await self._api.answer_lookup(headers, body, self.client)
+        status, more, answer = await self._api.answer_lookup(body, self.client)
         if self.flow.write_paused and not exchange.disconnected:
             await self.flow.drain()
         self._respond(exchange, status, more, answer)

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from featurestore.errors import FeatureStoreError, NotReadyError
+from featurestore.errors import FeatureStoreError, NotReadyError, StoreUnavailableError
 from featurestore.online.contract import AsyncReader, OnlineStore
 from featurestore.registry import TokenInfo
 from featurestore.serving.access import Access
@@ -147,7 +147,7 @@ class Service:
         return Generation(self.store, self.store.revision)
 
     def _open_reader(self, store: OnlineStore) -> AsyncReader:
-        reader = store.reader()
+        reader = store.reader(self._look_again)
         if type(store).reader is OnlineStore.reader:
             return reader  # reads at once: there is nothing to gain by waiting for others
         return SharedReader(
@@ -155,6 +155,14 @@ class Service:
             seconds=self.settings.limit_seconds,
             observe=lambda requests: observe(self._shared, SIZES, requests),
         )
+
+    async def _look_again(self) -> None:
+        """Look at the marks of all views, since the online store was away: it may have come back without its end."""
+        if self._is_stopping:
+            raise StoreUnavailableError("the server shuts down")
+        await self.watch.take_look()
+        for view, reason in self.generation.lost.items():
+            raise NotReadyError(f"view {view!r} is not served: {reason}")
 
     def _verify(self, secret: str) -> TokenInfo | None:
         return self.store.registry.tokens.verify(secret, self.store.clock.now())

@@ -5,23 +5,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from featurestore.definitions import FeatureView
 from featurestore.errors import FeatureStoreError, NotReadyError, OfflineStoreError, OnlineStoreError, RegistryError
+from featurestore.offline.log import RowLog
 from featurestore.online.view import OnlineView
 from featurestore.serving.generation import Generation
 from featurestore.serving.health import CHANGING, EMPTY, FILLING, READY, Health, ViewHealth
 from featurestore.serving.metrics import Metrics
+from featurestore.serving.parts import Store
 from featurestore.serving.refill import Refill
+from featurestore.serving.watermarks import Found, Watermarks
 
 LOG = logging.getLogger("featurestore.serving")
 _RETRY_LOOKS = 10
 _FRESHNESS_LOOKS = 10
 _EMPTY = "nothing was written for it yet: run featurestore materialize, or push or stream rows to it"
 _LOST = "the online store holds no state of it"
+_GONE_BACK = "the online store lost its last writes, and gets them from the log again"
 _CHANGED = "its new definition is not filled yet, and the old one goes on being served"
 
 
@@ -63,6 +67,8 @@ class Watch:
         self._refused: tuple[int, int] = (0, 0)
         self._problem = ""
         self._was_ready: set[bytes] = set()
+        self._watermarks = Watermarks()
+        self._lost: dict[str, str] = {}
 
     async def run(self) -> None:
         """Look every so often, and when woken, until cancelled."""
@@ -109,11 +115,13 @@ class Watch:
         except RegistryError as error:
             registry = str(error)
         self._problem = definitions
-        store, is_forgetful, views = self._views(generation)
+        is_measuring = self._looks % _FRESHNESS_LOOKS == 0
+        if is_measuring:
+            self._measure(generation)
+        store, is_forgetful, views = self._views(generation, is_measuring=is_measuring)
         filled = frozenset(name for name, view in views.items() if view.state == READY)
         generation = generation.without_waiting(filled)
-        if self._looks % _FRESHNESS_LOOKS == 0:
-            self._measure_freshness(generation)
+        generation.lost = self._lost
         self._looks += 1
         health = Health(
             at=time.monotonic(),
@@ -135,7 +143,7 @@ class Watch:
             return old, self._problem
         try:
             store = old.store.at_revision(revision)
-            filled = _filled([store.online_view(view) for view in _served(store.project.feature_views)])
+            filled = self._watermarks.look(_parts(store, _served(store.project.feature_views))).filled
             served = {name for name, view in self.health.views.items() if view.state == READY} | old.waiting
             new = Generation(store, revision, old, frozenset(served & set(store.project.feature_views)) - filled)
             new.warm(old)
@@ -152,7 +160,7 @@ class Watch:
 
     # Stores
 
-    def _views(self, generation: Generation) -> tuple[str, bool, dict[str, ViewHealth]]:
+    def _views(self, generation: Generation, *, is_measuring: bool) -> tuple[str, bool, dict[str, ViewHealth]]:
         """Return what is wrong with the online store, whether it forgets, and the state of each view.
 
         What is missing begins to be filled.
@@ -161,27 +169,54 @@ class Watch:
         views = _served(store.project.feature_views)
         forgot = ""
         try:
-            online = [store.online_view(view) for view in views]
+            parts = _parts(store, views)
             try:
                 store.online_store.check()
             except NotReadyError as error:
                 forgot = str(error)
-            filled = _filled(online)
+            found = self._watermarks.look(parts)
         except OnlineStoreError as error:
             known = {view.name: self.health.views.get(view.name, ViewHealth(EMPTY, _EMPTY)) for view in views}
             return str(error), False, known
-        states, lost = {}, []
-        for view, state in zip(views, online, strict=True):
-            if view.name in filled and not forgot:
-                self._was_ready.add(state.fingerprint)
-                states[view.name] = ViewHealth(READY)
-                continue
-            states[view.name] = self._missing(generation, view, state)
-            if states[view.name].reason != _EMPTY or view.batch_source is None:
-                lost.append(view)
-        if lost:
-            self._refill.start(store, lost)
+        states = {online.view.name: self._state(generation, online, found, is_there=not forgot) for online, _ in parts}
+        self._lost = {
+            name: states[name].reason for name in found.gone_back if not forgot and states[name].state == FILLING
+        }
+        late = self._standing_still(store, parts) if is_measuring else ()
+        todo = [
+            view
+            for view in views
+            if view.name in late
+            or (states[view.name].state != READY and (states[view.name].reason != _EMPTY or view.batch_source is None))
+        ]
+        if todo:
+            self._refill.start(store, todo)
         return forgot, bool(forgot), states
+
+    def _state(self, generation: Generation, online: OnlineView, found: Found, *, is_there: bool) -> ViewHealth:
+        view = online.view
+        if not is_there or view.name not in found.filled:
+            return self._missing(generation, view, online)
+        self._was_ready.add(online.fingerprint)
+        if view.name not in found.gone_back:
+            return ViewHealth(READY)
+        reason = self._refill.reasons.get(view.name)
+        return ViewHealth(FILLING, f"{_GONE_BACK}: {reason}" if reason else _GONE_BACK)
+
+    def _standing_still(self, store: Store, parts: Sequence[tuple[OnlineView, RowLog]]) -> set[str]:
+        """Return the names of views that lack rows of their logs which no writer seems to be about to bring.
+
+        They are served meanwhile: only who saw them further on can tell a store that lost data from a slow writer.
+        """
+        late = set()
+        for online, log in parts:
+            try:
+                cuts = store.cuts(online.view)
+                if self._watermarks.stands_still(online, log, cuts[-1].at if cuts else None):
+                    late.add(online.view.name)
+            except (OfflineStoreError, RegistryError):  # what cannot be read now is compared the next time
+                continue
+        return late
 
     def _missing(self, generation: Generation, view: FeatureView, online: OnlineView) -> ViewHealth:
         reason = self._refill.reasons.get(view.name, "")
@@ -198,18 +233,23 @@ class Watch:
         return ViewHealth(FILLING, reason or _LOST)
 
     def _refilled(self, view: str, outcome: str) -> None:
+        if outcome == "filled":
+            self._watermarks.forget(view)
         if outcome != "waiting":
             self._metrics.add("featurestore_refills", view, outcome)
 
-    def _measure_freshness(self, generation: Generation) -> None:
+    def _measure(self, generation: Generation) -> None:
+        """Read of the logs how new they are, and whose rows they hold."""
         views = _served(generation.store.project.feature_views)
         for (name,) in self._metrics.labels("featurestore_freshness_seconds"):
             if name not in {view.name for view in views}:
                 self._metrics.remove("featurestore_freshness_seconds", name)
         now = generation.store.clock.now()
         for view in views:
+            log = generation.store.log(view)
             try:
-                arrival = generation.store.log(view).newest_arrival()
+                self._watermarks.learn(log)
+                arrival = log.newest_arrival()
             except OfflineStoreError:  # what cannot be read has no freshness; retrieval says what is wrong
                 continue
             if arrival is not None:
@@ -221,6 +261,5 @@ def _served(views: dict[str, FeatureView]) -> list[FeatureView]:
     return [view for view in views.values() if view.online]
 
 
-def _filled(online: list[OnlineView]) -> frozenset[str]:
-    """Return the names of the views whose state has been filled."""
-    return frozenset(view.view.name for view in online if view.ready())
+def _parts(store: Store, views: Sequence[FeatureView]) -> list[tuple[OnlineView, RowLog]]:
+    return [(store.online_view(view), store.log(view)) for view in views]

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from featurestore.errors import OnlineStoreError
 from featurestore.offline.log import RowLog
+from featurestore.online.contract import Given
 from featurestore.online.view import BehindLogError, OnlineView, RebuildError
 from featurestore.streaming.records import NEVER
 
@@ -65,14 +66,20 @@ class OnlineFollower:
             f"writer {writer!r}; stop the other processes that write it and try again"
         )
 
-    def catch_up(self, writer: str) -> int:
-        """Rewrite, from the log, every key with rows of the writer that the store has not seen; return how many."""
+    def catch_up(self, writer: str, given: Given | None = None) -> int:
+        """Rewrite, from the log, every key with rows of the writer that the store has not seen; return how many.
+
+        Parameters
+        ----------
+        given
+            Marks that must stay as they are meanwhile.
+        """
         through = self.log.sequence(writer)  # before the rows are read: they reach at least as far
         watermark = self.online.watermark(writer)
         if watermark >= through:
             return 0
         keys = None if watermark == NEVER else self._keys_after(writer, watermark)
-        return self.online.rewrite(self._sections(writer, keys), {writer: through})
+        return self.online.rewrite(self._sections(writer, keys), {writer: through}, given=given)
 
     def _sections(self, writer: str, keys: pa.Table | None) -> Iterator[pa.RecordBatch]:
         return self.log.sorted_rows(keys=keys, writers=[writer], horizon=self.online.horizon)

@@ -30,6 +30,7 @@ from featurestore.training.manifest import (
     SavedView,
     content_hash,
     environment,
+    file_hash,
     read_manifest,
     statistics,
 )
@@ -161,6 +162,12 @@ class Datasets:
         folder = self.folder(name, version)
         manifest = read_manifest(folder)
         try:
+            for file in manifest.data:
+                if file_hash(folder / file.name) != file.sha256:
+                    raise DatasetError(
+                        f"the training set {manifest.label} was changed after it was saved: {file.name} is not what "
+                        "its manifest says; restore the file, or save the set again"
+                    )
             return read_parquet([folder / file.name for file in manifest.data])
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"the training set {manifest.label} cannot be read: {error}") from error

@@ -14,7 +14,7 @@ from featurestore.errors import DefinitionError, FeatureNotFoundError, suggest
 from featurestore.semantics.on_demand import input_types
 from featurestore.types import ValueType
 
-FeatureRequest = Sequence[str | Projection] | str | FeatureService
+FeatureRequest = Sequence[str | Projection | FeatureView | OnDemandFeatureView] | str | FeatureService
 
 
 class Column(NamedTuple):
@@ -78,7 +78,7 @@ class Request(NamedTuple):
 
 
 def resolve(project: Project, features: FeatureRequest, *, full_feature_names: bool = False) -> Request:
-    """Resolve ``["view:feature", ...]``, a service or a service's name.
+    """Resolve ``["view:feature", ...]``, in which a view stands for all its features, a service or a service's name.
 
     Raises
     ------
@@ -128,6 +128,13 @@ def resolve(project: Project, features: FeatureRequest, *, full_feature_names: b
     return Request(tuple(columns), reads, on_demand, inputs, times, keys, requested)
 
 
+def as_projection(used: Projection | FeatureView | OnDemandFeatureView) -> Projection:
+    """Return a use of a view; a view by itself stands for all its features."""
+    if isinstance(used, Projection):
+        return used
+    return Projection(used.name, tuple(field.name for field in used.features))
+
+
 def _derived(project: Project, projection: Projection) -> bool:
     return isinstance(project.view(projection.view), OnDemandFeatureView)
 
@@ -170,11 +177,13 @@ def _projections(project: Project, features: FeatureRequest) -> list[Projection]
         return list(features.projections)
     projections: list[Projection] = []
     for reference in features:
-        if isinstance(reference, Projection):
-            projections.append(reference)
+        if isinstance(reference, (Projection, FeatureView, OnDemandFeatureView)):
+            projections.append(as_projection(reference))
             continue
         if not isinstance(reference, str) or reference.count(":") != 1:
-            raise FeatureNotFoundError(f"{reference!r} is not a feature reference; write 'view:feature'")
+            raise FeatureNotFoundError(
+                f"{reference!r:.100} is not a feature reference; write 'view:feature', or give a view"
+            )
         view, feature = reference.split(":")
         projections.append(Projection(view, (feature,)))
     if not projections:

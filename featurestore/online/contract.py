@@ -13,7 +13,7 @@ the least one, or none where a copy is missing or copies differ that are no inte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from enum import Enum
 from typing import NamedTuple, Protocol
@@ -108,8 +108,15 @@ class OnlineStore(ABC):
         groups of one entity; it then reads marks after the data that they vouch for.
         """
 
-    def reader(self) -> AsyncReader:
-        """Return what an event loop reads with; by default each `get` is a snapshot that is read at once."""
+    def reader(self, connected: Callable[[], Awaitable[None]] | None = None) -> AsyncReader:  # noqa: ARG002
+        """Return what an event loop reads with; by default each `get` is a snapshot that is read at once.
+
+        Parameters
+        ----------
+        connected
+            Called whenever a connection to a server was made, before anything is read by it: the server may have lost
+            data meanwhile. What it raises, the reads that wait for the connection raise.
+        """
         return _DirectReader(self)
 
     def check(self) -> None:  # noqa: B027  (most stores never forget)

@@ -6,7 +6,7 @@ is stored at the moment that it is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Concatenate, ParamSpec, Self, TypeVar, cast
@@ -293,10 +293,10 @@ class RedisStore(OnlineStore):
     def delete(self, keys: Sequence[bytes]) -> None:
         self.put(dict.fromkeys(keys))
 
-    def reader(self) -> AsyncReader:
+    def reader(self, connected: Callable[[], Awaitable[None]] | None = None) -> AsyncReader:
         from featurestore.online.redis_reader import RedisReader
 
-        return RedisReader(self)
+        return RedisReader(self, connected)
 
     def close(self) -> None:
         self._transport.close()

@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import hiredis
 from redis import exceptions as theirs
 
+from featurestore.errors import FeatureStoreError, NotReadyError
 from featurestore.online.redis_errors import WireError, translate
 from featurestore.online.redis_keys import assemble
 from featurestore.online.redis_settings import RedisSettings
@@ -102,11 +103,16 @@ class AsyncServer:
         How to connect.
     host, port
         The server.
+    connected
+        Called with every new connection, before anything is read by it.
     """
 
-    def __init__(self, settings: RedisSettings, host: str, port: int) -> None:
+    def __init__(
+        self, settings: RedisSettings, host: str, port: int, connected: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._settings = settings
         self._place = (host, port)
+        self._connected = connected
         self._context: ssl.SSLContext | None = None
         self._link: _Link | None = None
         self._lock = asyncio.Lock()
@@ -167,6 +173,12 @@ class AsyncServer:
             except OSError as error:
                 raise theirs.ConnectionError(str(error)) from error
             else:
+                if self._connected is not None:
+                    try:
+                        await self._connected()
+                    except FeatureStoreError:
+                        self._link = link  # those who ask from now on know as much
+                        raise
                 self._link = link
                 return link
             finally:
@@ -184,13 +196,19 @@ class RedisReader:
 
     It also sees to it that servers are asked, about once a second, whether they evict: the first time before it reads,
     then while it goes on.
+
+    Parameters
+    ----------
+    connected
+        Called with every new connection to a server, before anything is read by it.
     """
 
-    def __init__(self, store: RedisStore) -> None:
+    def __init__(self, store: RedisStore, connected: Callable[[], Awaitable[None]] | None = None) -> None:
         self._store = store
         self._settings = store.settings
         self._keys = store.keys
         self._servers: dict[str, AsyncServer] = {}
+        self._connected = connected
         self._looking: asyncio.Future[None] | None = None
         self._alone = None if store.settings.cluster else (store.settings.host, store.settings.port)
 
@@ -237,6 +255,8 @@ class RedisReader:
         replies: list[Any] = [None] * len(portions)
         answers = await asyncio.gather(*asked, return_exceptions=True)
         for places, answer in zip(batches.values(), answers, strict=True):
+            if isinstance(answer, NotReadyError):
+                raise answer
             if isinstance(answer, BaseException) or any(isinstance(reply, Exception) for reply in answer):
                 return await asyncio.to_thread(self._store.read, keys)
             for place, reply in zip(places, answer, strict=True):
@@ -247,7 +267,7 @@ class RedisReader:
         address = f"{host}:{port}"
         server = self._servers.get(address)
         if server is None:
-            server = self._servers[address] = AsyncServer(self._settings, host, port)
+            server = self._servers[address] = AsyncServer(self._settings, host, port, self._connected)
         return server
 
     async def close(self) -> None:

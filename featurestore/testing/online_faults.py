@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -138,9 +138,9 @@ class FaultyStore(OnlineStore):
             raise self._fail("scan")
         return self.store.scan(prefix)
 
-    def reader(self) -> AsyncReader:
+    def reader(self, connected: Callable[[], Awaitable[None]] | None = None) -> AsyncReader:
         """Return a reader of the store below, each `get` of which may fail."""
-        return _FaultyReader(self, self.store.reader())
+        return _FaultyReader(self, self.store.reader(connected))
 
     def close(self) -> None:
         """Close the store below."""

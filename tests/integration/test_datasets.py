@@ -220,6 +220,15 @@ def test_values_that_changed_are_told_by_column_and_row(store: FeatureStore, tmp
     assert [(item.name, item.rows, item.first_row) for item in outcome.differences] == [("x", 2, 0)]
 
 
+def test_a_set_that_was_changed_is_not_handed_to_a_trainer(store: FeatureStore, tmp_path: Path) -> None:
+    store.get_historical_features(frame(1, 2), FEATURES).save("trips")
+    (file,) = (tmp_path / "data/offline/datasets/trips/1").glob("data*.parquet")
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(table.column_names.index("x"), "x", pa.array([6.0, 6.0])), file)
+    with pytest.raises(DatasetError, match=r"trips@1 was changed after it was saved: data.*parquet is not what its"):
+        store.datasets.load("trips")
+
+
 def test_a_set_whose_files_or_logs_are_gone_says_so(store: FeatureStore, tmp_path: Path) -> None:
     job = store.get_historical_features(frame(1, 2), FEATURES)
     for name in ("changed", "no-log-files"):

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from featurestore.clock import SystemClock
+from featurestore.materialize.lease import leased
+from featurestore.store import FeatureStore
 from tests.servers.api import (
+    DEFINITIONS,
     DRIVERS,
     ApiServer,
     expected,
+    km,
     lookup,
     make_repository,
     reason,
+    run_command,
     running_api,
     values,
     wait_for,
@@ -161,6 +170,157 @@ def test_a_redis_that_is_full_refuses_pushes_and_goes_on_answering(repository: P
         assert api.http.post("/push", json=_push(3, 5.0)).status_code == 200
         assert values(api.lookup(903, features=["newest:km"])) == {"driver": [903], "km": [5.0]}
         wait_for(lambda: api.lookup(902, features=["newest:km"]).json()["results"][1]["values"] == [5.0])
+
+
+BATCHED = (
+    DEFINITIONS
+    + """
+from featurestore import FileSource
+BATCH = FileSource("b", path="b.parquet", timestamp_field="ts")
+LOADED = FeatureView("loaded", [DRIVER], [Field("paid", Float64)], BATCH)
+"""
+)
+ALL = ["newest:km", "recent:km_30d", "loaded:paid"]
+
+
+class Watcher:
+    """Looks a driver up all the time, and keeps the answers in the order in which they came."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self._url = f"http://127.0.0.1:{api.port}"
+        self._stop = threading.Event()
+        self.answers: list[tuple[int, list[Any] | str]] = []
+
+    def run(self) -> None:
+        """Look up until told to stop."""
+        with httpx.Client(base_url=self._url, timeout=30) as http:
+            while not self._stop.is_set():
+                answer = http.post("/get-online-features", json=lookup(1, features=ALL))
+                found = answer.json()
+                if answer.status_code == 200:
+                    self.answers.append((200, [result["values"][0] for result in found["results"][1:]]))
+                else:
+                    self.answers.append((answer.status_code, found["error"]["message"]))
+
+    def saw(self, answer: tuple[int, list[Any] | str]) -> bool:
+        """Whether an answer came."""
+        return answer in self.answers
+
+    def wait_for_more(self, count: int = 50) -> None:
+        """Return after some further answers."""
+        before = len(self.answers)
+        wait_for(lambda: len(self.answers) >= before + count)
+
+    def told(self, text: str) -> int | None:
+        """Return the place of the first refusal that holds a text."""
+        return next((n for n, (_, found) in enumerate(self.answers) if isinstance(found, str) and text in found), None)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Look up meanwhile."""
+        with ThreadPoolExecutor(1) as clients:
+            run = clients.submit(self.run)
+            try:
+                yield
+            finally:
+                self._stop.set()
+            run.result()
+
+
+def make_batched(folder: Path, redis: RedisServer) -> Path:
+    """Return a repository with rows that were pushed and rows of a job, all of them in a snapshot of the server."""
+    repository = make_repository(folder / "repository", redis.url, definitions=BATCHED)
+    write_batch(repository, 3.0)
+    assert run_command(repository, "materialize", "2026-01-01", "2027-01-01").returncode == 0
+    with redis.client() as client:
+        client.save()
+    shutil.copy(redis.folder / "dump.rdb", redis.folder / "old")
+    return repository
+
+
+def restore(redis: RedisServer) -> None:
+    """Kill the server and let it come back from the snapshot."""
+    redis.stop()
+    shutil.copy(redis.folder / "old", redis.folder / "dump.rdb")
+    redis.start()
+
+
+def write_batch(repository: Path, paid: float) -> None:
+    row = {"driver": [1], "ts": [datetime(2026, 3, 1, tzinfo=UTC)], "paid": [paid]}
+    pq.write_table(pa.table(row), repository / "b.parquet")
+
+
+def write_more(repository: Path) -> None:
+    """Push a row and run a job, both for driver 1."""
+    write_batch(repository, 4.0)
+    assert run_command(repository, "materialize", "2026-01-01", "2027-01-01").returncode == 0
+    with closing(FeatureStore(repository)) as store:
+        store.push("trips", [{"driver": 1, "ts": datetime.now(UTC), "km": 100.0, "city": "X"}])
+
+
+BEFORE = (200, [km(1), 2 * km(1), 3.0])
+AFTER = (200, [100.0, 2 * km(1) + 100.0, 4.0])
+
+
+def test_a_redis_that_comes_back_from_an_old_snapshot_is_noticed_and_brought_level(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        redis = stack.enter_context(running_redis())
+        repository = make_batched(tmp_path, redis)
+        api = stack.enter_context(running_api(repository, *OPTIONS))
+        wait_for(api.is_ready)
+        watcher = Watcher(api)
+        stack.enter_context(watcher.running())
+        wait_for(lambda: watcher.saw(BEFORE))
+        write_more(repository)
+        wait_for(lambda: watcher.saw(AFTER))
+        look(api, repository)
+        before = len(watcher.answers)
+        with leases(repository, "newest", "recent", "loaded"):  # so that it can be seen what is answered meanwhile
+            restore(redis)
+            noticed = wait_for(lambda: watcher.told("the online store lost its last writes"))
+            watcher.wait_for_more()
+            wait_for(lambda: "another process is filling it" in api.ready()["views"]["newest"]["reason"])
+            assert not api.is_ready()
+            assert {view["state"] for view in api.ready()["views"].values()} == {"filling"}
+            assert {status for status, _ in watcher.answers[noticed:]} == {503}
+        wait_for(api.is_ready)
+        watcher.wait_for_more()
+        assert {tuple(found) for status, found in watcher.answers[before:] if status == 200} == {tuple(AFTER[1])}
+        assert "a bug" not in api.err.read_text()
+
+
+def look(api: ApiServer, repository: Path) -> None:
+    """Return once the worker has looked at the store again: when it does, it finds new definitions too."""
+    before = api.ready()["revision"]
+    definitions = f'{BATCHED}\nONE = FeatureService("one", [NEWEST])'
+    (repository / "definitions.py").write_text(definitions, encoding="utf-8")
+    assert run_command(repository, "apply").returncode == 0
+    wait_for(lambda: api.ready()["revision"] > before)
+
+
+@contextmanager
+def leases(repository: Path, *views: str) -> Iterator[None]:
+    """Keep others from filling views."""
+    with closing(FeatureStore(repository)) as store, ExitStack() as stack:
+        for view in views:
+            name = f"fill {store.online_view(view).fingerprint.hex()}"
+            stack.enter_context(leased(store.registry, name, view, SystemClock().now))
+        yield
+
+
+@pytest.mark.slow
+def test_a_worker_that_starts_after_the_loss_catches_up(tmp_path: Path) -> None:
+    with running_redis() as redis:
+        repository = make_batched(tmp_path, redis)
+        write_more(repository)
+        restore(redis)
+        with running_api(repository, *OPTIONS) as api:
+            wait_for(api.is_ready)
+            watcher = Watcher(api)
+            with watcher.running():
+                wait_for(lambda: watcher.saw(AFTER))
+        assert {status for status, _ in watcher.answers} == {200}
+        assert watcher.answers[0] == BEFORE
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Self
 
 import pytest
 
-from tests.servers.api import ApiServer, expected, lookup, make_repository, running_api
+from tests.servers.api import ApiServer, expected, lookup, make_repository, run_command, running_api
 
 LINE = b"POST /get-online-features HTTP/1.1\r\n"
 
@@ -153,3 +154,50 @@ def test_a_server_that_ends_finishes_what_is_half_sent_or_hangs_up(tmp_path: Pat
         assert client.drivers() == [6]
         assert client.is_over()
         assert api.process.wait(30) == 0
+
+
+def test_headers_without_end_are_refused(api: ApiServer) -> None:
+    for part in (b"x-a: " + b"a" * 1000 + b"\r\n", b"a" * 1000):
+        with Connection(api.port) as client:
+            client.send(LINE + b"x-b: ")
+            sent = 0
+            try:
+                while sent < 10 << 20:
+                    client.send(part)
+                    sent += len(part)
+            except OSError:  # the server hung up
+                pass
+            assert sent < 10 << 20
+    with Connection(api.port) as client:
+        client.send(request(3, headers=b"x-a: " + b"a" * 20_000 + b"\r\n") + request(4))
+        assert (client.drivers(), client.drivers()) == ([3], [4])
+
+
+def test_clients_that_go_away_leave_no_bodies_behind(api: ApiServer) -> None:
+    def memory() -> int:
+        text = Path(f"/proc/{api.process.pid}/statm").read_text()
+        return int(text.split()[1]) * 4096
+
+    def come_and_go() -> int:
+        for _ in range(40):
+            with Connection(api.port) as client:
+                client.send(LINE + b"content-length: 5000000\r\n\r\n" + b" " * 4_000_000)
+        return memory()
+
+    before = come_and_go()
+    assert come_and_go() - before < 60_000_000
+    assert re.search(r'featurestore_requests_total{[^}]*"499"[^}]*} [1-9]', api.http.get("/metrics").text)
+
+
+def test_strangers_cannot_make_the_server_hold_bodies(tmp_path: Path) -> None:
+    """A token is asked for before a body is read."""
+    repository = make_repository(tmp_path / "repository", "{type: lmdb}")
+    made = run_command(repository, "token", "create", "app", "--scope", "read")
+    secret = made.stdout.strip().encode()
+    with running_api(repository) as api, Connection(api.port) as client:
+        client.send(LINE + b"content-length: 5000000\r\n\r\n")
+        assert client.answer()[0] == 401
+    with running_api(repository) as api, Connection(api.port) as client:
+        for _ in range(3):
+            client.send(request(1, headers=b"authorization: Bearer " + secret + b"\r\n"))
+            assert client.drivers() == [1]

@@ -287,6 +287,18 @@ def test_a_view_is_joined_twice_by_its_name_and_join_key_map(store: FeatureStore
     assert "driver = other" in job.explain()
 
 
+def test_a_view_by_itself_stands_for_all_its_features(store: FeatureStore) -> None:
+    frame = pa.table({"driver": [1], "other": [2], "event_timestamp": pa.array([NOON + 30 * MINUTE])})
+    there = NEWEST.with_name("rival").with_join_key_map({"driver": "other"})
+    names = [f"newest:{field.name}" for field in NEWEST.features]
+    found = store.get_historical_features(frame, [NEWEST, there], full_feature_names=True).to_arrow()
+    expected = store.get_historical_features(frame, [*names, there], full_feature_names=True).to_arrow()
+    assert found.equals(expected)
+    with pytest.raises(FeatureNotFoundError, match="write 'view:feature', or give a view") as caught:
+        store.get_historical_features(frame, [frame])
+    assert len(str(caught.value)) < 250
+
+
 def test_a_service_may_hold_a_view_under_two_names() -> None:
     swapped = NEWEST.with_name("rival").with_join_key_map({"driver": "other"})
     service = FeatureService("pair", [NEWEST, swapped])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from featurestore.definitions import FeatureView
@@ -45,9 +47,9 @@ def newest_arrival(log: RowLog) -> int:
     return int(rows[0][0])
 
 
-def writers(log: RowLog) -> list[str]:
-    """Return the writers of a log's rows, sorted."""
-    files = log.files()
+def writers(log: RowLog, files: Sequence[str] | None = None) -> list[str]:
+    """Return the writers of a log's rows, sorted; where some of its files are given, of the rows in these."""
+    files = log.files() if files is None else files
     if not files:
         return []
     with session() as connection, engine_errors("the log could not be read"):
