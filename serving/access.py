@@ -104,6 +104,14 @@ class Access:
         now = self._monotonic()
         return secret if known is None or known.until <= now else self._judge(known, scope, now)
 
+    def is_free(self, headers: Iterable[tuple[bytes, bytes]], scope: str) -> bool:
+        """Return whether the token is known to have a scope, and has no rate; False says nothing."""
+        secret = _bearer(headers)
+        known = None if secret is None else self._good.get(hashlib.sha256(secret).digest())
+        if known is None or known.info is None or known.until <= self._monotonic():
+            return False
+        return known.bucket is None and known.info.allows(scope)
+
     async def admit(self, headers: Iterable[tuple[bytes, bytes]], scope: str) -> None:
         """Let a request through, or raise its `Problem`: 401, 403, 429, or 503 where the registry is away."""
         if not self.required:

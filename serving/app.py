@@ -102,7 +102,7 @@ class Api:
     def is_admitted(self, headers: Headers) -> bool:
         """Return whether a lookup with these headers may be answered; False where that is to be found out."""
         access = self.service.access
-        return not access.required or access.check(headers, "read") is None
+        return not access.required or access.is_free(headers, "read")
 
     async def answer_lookup(self, body: bytes, client: Client) -> Answer:
         """Answer a lookup that is admitted; status, headers but for those of the body, and the JSON."""

@@ -53,14 +53,16 @@ class LookupProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._api = self.app if isinstance(self.app, Api) else None
         self._exchange: _Exchange | None = None
-        self._head: int | None = 0
+        self._head = 0
+        self._in_head = True
+        self._steps = 0
 
     def data_received(self, data: bytes) -> None:
         """Parse; headers must be few, and what has begun by then must be whole in time."""
-        before = self._head
+        steps = self._steps
         super().data_received(data)
-        if self._head is not None:
-            self._head = len(data) if before is None else before + len(data)
+        if self._in_head:
+            self._head = self._head + len(data) if self._steps == steps else 0
             if self._head > _MOST_HEAD and not self.transport.is_closing():
                 self.send_400_response("The headers are larger than 64 KB.")
                 return
@@ -83,7 +85,8 @@ class LookupProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Choose the way."""
-        self._head = None
+        self._in_head = False
+        self._steps += 1
         if self._is_simple_lookup():
             self.cycle = self._exchange = _Exchange(keep_alive=self.parser.should_keep_alive())  # type: ignore[assignment]
             return
@@ -120,7 +123,8 @@ class LookupProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Answer a request that is whole."""
-        self._head = 0
+        self._in_head = True
+        self._steps += 1
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             super().on_message_complete()
