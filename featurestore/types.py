@@ -133,6 +133,19 @@ def Vector(length: int, item: ValueType = Float32) -> ValueType:  # noqa: N802  
     return ValueType("vector", item=item.kind, length=length)
 
 
+def python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Return an Arrow column as the store's Python values: timestamps as microseconds."""
+    import pyarrow as pa
+
+    dtype = column.type
+    if pa.types.is_timestamp(dtype):
+        column = column.cast(pa.int64())
+    elif pa.types.is_list(dtype) and pa.types.is_timestamp(dtype.value_type):
+        column = column.cast(pa.list_(pa.int64()))
+    values: list[Any] = column.to_pylist()
+    return values
+
+
 def from_arrow(arrow: pa.DataType) -> ValueType | None:
     """Return the value type that holds every value of an Arrow type exactly, or None where there is none."""
     import pyarrow.types as t

@@ -96,7 +96,7 @@ class Api:
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  (answered, and if a bug, logged)
             status, headers, answer = self.refuse(error, client, scope["method"])
         else:
-            status, headers, answer = await self._answer(body, client)
+            status, headers, answer = await self.answer_lookup(body, client)
         await respond(send, status, answer, [JSON, *headers])
 
     def is_admitted(self, headers: Headers) -> bool:
@@ -104,16 +104,12 @@ class Api:
         access = self.service.access
         return not access.required or access.is_free(headers, "read")
 
-    async def answer_lookup(self, body: bytes, client: Client) -> Answer:
-        """Answer a lookup that is admitted; status, headers but for those of the body, and the JSON."""
-        return await self._answer(body, client)
-
     def count_gone(self, client: Client) -> None:
         """Count a lookup whose client went away before it was whole."""
         self._count("lookup", "-", _GONE, None, client, "POST")
 
-    async def _answer(self, body: bytes, client: Client) -> Answer:
-        """Answer a lookup; whatever goes wrong is an answer too."""
+    async def answer_lookup(self, body: bytes, client: Client) -> Answer:
+        """Answer a lookup that is admitted; whatever goes wrong is an answer too."""
         started = time.perf_counter()
         self._in_flight[0] += 1
         status, service, headers = 200, "-", _NONE

@@ -146,15 +146,14 @@ class LookupProtocol(HttpToolsProtocol):
     def _respond(self, exchange: _Exchange, status: int, headers: Headers, answer: bytes) -> None:
         if exchange.disconnected:
             return
-        head = [STATUS_LINE[status]]
+        head, is_told = [STATUS_LINE[status]], False
         for name, value in (*self.server_state.default_headers, *headers):
             head += (name, b": ", value, b"\r\n")
-            if name == b"connection":
+            if name == b"connection":  # and that says: close
                 exchange.keep_alive = False
-                break
-        else:
-            if not exchange.keep_alive:
-                head.append(b"connection: close\r\n")
+                is_told = True
+        if not (exchange.keep_alive or is_told):
+            head.append(b"connection: close\r\n")
         self.transport.write(b"".join((*head, _JSON % len(answer), b"\r\n", answer)))
         exchange.response_complete = True
         if not exchange.keep_alive:
@@ -163,6 +162,6 @@ class LookupProtocol(HttpToolsProtocol):
 
     def _give_up(self, exchange: _Exchange) -> None:
         """Answer a request whose body does not come."""
-        exchange.body = None
+        exchange.body = self._exchange = None
         assert self._api is not None  # noqa: S101  (else there is no exchange)
         self._respond(exchange, *self._api.refuse(late_body(), self.client))

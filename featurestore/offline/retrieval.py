@@ -25,7 +25,7 @@ from featurestore.offline.windows import Feature
 from featurestore.semantics.on_demand import input_types
 from featurestore.semantics.on_demand import run as run_on_demand
 from featurestore.semantics.rows import Cut
-from featurestore.types import ValueType
+from featurestore.types import ValueType, python_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -261,17 +261,6 @@ def evaluate_view(
         scans, lambda _: by_name, times, source=source, known_at=known_at, visible_of=visible_of, memory=memory
     )
     return {name: found[view.name, name] for name in features}
-
-
-def python_values(array: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """Return a column as the store's Python values: timestamps as microseconds."""
-    dtype = array.type
-    if pa.types.is_timestamp(dtype):
-        array = array.cast(pa.int64())
-    elif pa.types.is_list(dtype) and pa.types.is_timestamp(dtype.value_type):
-        array = array.cast(pa.list_(pa.int64()))
-    values: list[Any] = array.to_pylist()
-    return values
 
 
 def arrow_values(values: Sequence[Any], dtype: ValueType) -> pa.Array:

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.online.framing import MAX_ENTITY, SMALL, entity_key
-from featurestore.online.rows import python_values
-from featurestore.types import ValueType
+from featurestore.types import ValueType, python_values
 
 _SMALL = struct.Struct(">Bi").pack
 _LARGE = struct.Struct(">Bq").pack

@@ -12,10 +12,11 @@ import pyarrow as pa
 from featurestore.errors import OnlineStoreError
 from featurestore.online.contract import Given, SectionWrite
 from featurestore.online.framing import BATCH_OF_CUT, Section, cut_of, is_batch_of_cut, parse
-from featurestore.online.rows import OnlineRow, python_values
+from featurestore.online.rows import OnlineRow
 from featurestore.online.sections import WindowSection
 from featurestore.online.state_writes import StateWriter
 from featurestore.semantics.rows import BATCH_WRITER
+from featurestore.types import python_values
 
 if TYPE_CHECKING:
     from featurestore.online.view import OnlineView

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-
 
 class OnlineRow(NamedTuple):
     """A row as a section holds it: its order within its writer, and its input columns in the view's order."""
@@ -32,14 +30,3 @@ def split_pending(
 def row_order(row: OnlineRow) -> tuple[int, int, int]:
     """Return what orders the rows of one writer."""
     return row[:3]
-
-
-def python_values(column: pa.ChunkedArray | pa.Array) -> list[Any]:
-    """Return a column as the store's Python values: timestamps as integers."""
-    dtype = column.type
-    if pa.types.is_timestamp(dtype):
-        column = column.cast(pa.int64())
-    elif pa.types.is_list(dtype) and pa.types.is_timestamp(dtype.value_type):
-        column = column.cast(pa.list_(pa.int64()))
-    result: list[Any] = column.to_pylist()
-    return result

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from featurestore.online.contract import SectionWrite
 from featurestore.online.framing import MAX_ENTITY
-from featurestore.online.rows import python_values
 from featurestore.online.state import ARRIVAL, FLAG_BITS, LATE, NARROW, NEWEST, NULLS, WIDE, Packed
 from featurestore.online.state_arrays import fields_of
 from featurestore.semantics.rows import BATCH_WRITER
+from featurestore.types import python_values
 
 if TYPE_CHECKING:
     from featurestore.online.view import OnlineView

@@ -22,10 +22,11 @@ from featurestore.online.layout import WindowLayout, state_fingerprint
 from featurestore.online.marks import ViewMarks
 from featurestore.online.pick import Pick
 from featurestore.online.rewrite import Rewriter, grouped_rows
-from featurestore.online.rows import OnlineRow, python_values
+from featurestore.online.rows import OnlineRow
 from featurestore.online.sections import WindowSection, chunk_payloads, whole_key
 from featurestore.online.state import StateCodec, StateSection
 from featurestore.semantics.rows import BATCH_WRITER
+from featurestore.types import python_values
 
 _WRITES_AT_ONCE = 2000
 

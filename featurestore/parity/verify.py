@@ -21,14 +21,14 @@ from featurestore.offline.asof import Visible
 from featurestore.offline.duckdb.query import newest_arrival, sample_keys
 from featurestore.offline.kernels import Bools, Ints
 from featurestore.offline.log import RowLog
-from featurestore.offline.retrieval import evaluate_view, python_values
+from featurestore.offline.retrieval import evaluate_view
 from featurestore.offline.rows import Rows
 from featurestore.online.contract import NEVER, OnlineStore
 from featurestore.online.lookup import Lookup, OnlineResponse, Receipt
 from featurestore.online.view import OnlineView
 from featurestore.semantics.rows import BATCH_WRITER, RANK_BITS, Cut, Result, Status
 from featurestore.semantics.values import same_result
-from featurestore.types import to_python
+from featurestore.types import python_values, to_python
 
 SAMPLE = 1000
 

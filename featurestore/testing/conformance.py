@@ -18,7 +18,7 @@ from featurestore.definitions.resolve import resolve
 from featurestore.errors import ClockError
 from featurestore.offline.engine import ROW_MEMORY, RowSource
 from featurestore.offline.log import RowLog
-from featurestore.offline.retrieval import DUCKDB, arrow_values, evaluate_view, python_values
+from featurestore.offline.retrieval import DUCKDB, arrow_values, evaluate_view
 from featurestore.offline.windows import Feature
 from featurestore.online.contract import OnlineStore
 from featurestore.online.lookup import Lookup
@@ -28,7 +28,7 @@ from featurestore.semantics import reference
 from featurestore.semantics.rows import BATCH_WRITER, Cut, Result, Row, Status
 from featurestore.semantics.values import same_result
 from featurestore.testing.generate import Case
-from featurestore.types import to_python
+from featurestore.types import python_values, to_python
 
 
 class Difference(NamedTuple):

@@ -16,6 +16,7 @@ import pytest
 from featurestore.clock import ManualClock, from_micros
 from featurestore.config import load_config
 from featurestore.definitions import Aggregation, Entity, FeatureView, Field, FileSource, FileStreamSource, PushSource
+from featurestore.online.redis import RedisStore
 from featurestore.semantics.windows import DAY, HOUR, MINUTE
 from featurestore.store import FeatureStore
 from featurestore.types import Float64, Int64
@@ -105,3 +106,16 @@ def refill(store: FeatureStore) -> None:
         store.push(push, [pushed(3, 1.0)])
     store.materialize(0, NOW)
     store.stream()
+
+
+def read_in_loop(store: RedisStore, *keys: bytes) -> list[bytes | None]:
+    """Return the values of keys, read by an event loop of its own."""
+
+    async def ask() -> list[bytes | None]:
+        reader = store.reader()
+        try:
+            return await reader.get(keys)
+        finally:
+            await reader.close()
+
+    return asyncio.run(ask())

@@ -26,14 +26,14 @@ from featurestore.definitions import (
     FileStreamSource,
     PushSource,
 )
-from featurestore.offline.retrieval import arrow_values, evaluate_view, python_values
+from featurestore.offline.retrieval import arrow_values, evaluate_view
 from featurestore.online.memory import MemoryStore
 from featurestore.semantics import reference
 from featurestore.semantics.rows import Result, Row, Status
 from featurestore.semantics.values import same_result
 from featurestore.semantics.windows import DAY, HOUR, MINUTE
 from featurestore.store import FeatureStore
-from featurestore.types import Float64, Int64, String
+from featurestore.types import Float64, Int64, String, python_values
 
 SKEW = 10 * MINUTE
 START = 100 * DAY

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,7 +15,16 @@ from featurestore.online.contract import NEVER, Outcome
 from featurestore.online.redis import RedisStore
 from featurestore.online.redis_settings import RedisSettings
 from featurestore.testing.online_suite import C, H, read, write
-from tests.integration.redis_bench import EVERYTHING, Open, load, open_store, refill, served, served_in_loop
+from tests.integration.redis_bench import (
+    EVERYTHING,
+    Open,
+    load,
+    open_store,
+    read_in_loop,
+    refill,
+    served,
+    served_in_loop,
+)
 from tests.servers.certificates import Authority
 from tests.servers.proxy import Proxy, running_proxy
 from tests.servers.redis import KINDS, RedisCluster, RedisServer, running_cluster, running_redis
@@ -40,17 +48,6 @@ def set_user(server: RedisServer, user: str, *, without: str = "") -> None:
 def as_user(server: RedisServer, user: str, **settings: Any) -> closing[RedisStore]:
     url = f"redis://{user}:{IN_URL}@127.0.0.1:{server.port}"
     return closing(RedisStore(RedisSettings.read({"url": url, **settings})))
-
-
-def read_in_loop(store: RedisStore, *keys: bytes) -> list[bytes | None]:
-    async def ask() -> list[bytes | None]:
-        reader = store.reader()
-        try:
-            return await reader.get(keys)
-        finally:
-            await reader.close()
-
-    return asyncio.run(ask())
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -17,6 +16,7 @@ from featurestore.online.redis import RedisStore
 from featurestore.online.redis_keys import Keys, crc16
 from featurestore.online.redis_settings import RedisSettings
 from featurestore.testing.online_suite import read
+from tests.integration.redis_bench import read_in_loop
 from tests.servers.redis import RedisCluster, RedisServer, running_cluster
 
 VIEW = bytes(range(1, 17))
@@ -46,17 +46,6 @@ def connect(cluster: RedisCluster, **settings: Any) -> closing[RedisStore]:
 def get(store: OnlineStore, *keys: bytes) -> list[bytes | None]:
     with store.snapshot() as snapshot:
         return snapshot.get(keys)
-
-
-def read_in_loop(store: RedisStore, *keys: bytes) -> list[bytes | None]:
-    async def ask() -> list[bytes | None]:
-        reader = store.reader()
-        try:
-            return await reader.get(keys)
-        finally:
-            await reader.close()
-
-    return asyncio.run(ask())
 
 
 def header(entity: bytes) -> bytes:
